@@ -1,0 +1,54 @@
+# Rangeboard's commands. `make help` lists them; `make up` and `make test` need only Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RANGEBOARD := $(BIN)/rangeboard
+PACKAGES := api sharding workers records runtime cli k8s loadtest
+DATA_DIR ?= .rangeboard
+
+.DEFAULT_GOAL := help
+.PHONY: help install up down demo test test-quick check format lock clean-data
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed ## make .venv with the pinned dependencies (the others call it when needed)
+
+$(VENV)/installed: requirements/dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Rangeboard needs Python 3.11 or newer; name one with make PYTHON=python3.x")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+up: install ## the whole stack in the foreground; Ctrl-C stops everything
+	$(RANGEBOARD) up --data-dir $(DATA_DIR)
+
+down: install ## stop a detached stack
+	$(RANGEBOARD) down --data-dir $(DATA_DIR)
+
+demo: install ## the guided tour, on the running stack or on one of its own
+	$(RANGEBOARD) demo --data-dir $(DATA_DIR)
+
+test: install ## all the tests, on real servers
+	$(BIN)/pytest
+
+test-quick: install ## the tests that need no servers
+	$(BIN)/pytest -m "not servers" tests/unit
+
+check: install ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## put the code into its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: install ## resolve the pinned dependencies again (needs uv; the lock names no host)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --all-extras pyproject.toml -o requirements/dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.lock pyproject.toml -o requirements/runtime.lock
+
+clean-data: install ## stop the stack and remove its data directory
+	$(RANGEBOARD) down --data-dir $(DATA_DIR) --remove-data

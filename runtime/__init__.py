@@ -1,0 +1,1 @@
+"""How any process is configured and observed: settings, logs, metrics. Nothing here knows about leaderboards."""

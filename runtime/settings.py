@@ -1,0 +1,108 @@
+"""Every setting of every process, in one table: name, type, default, unit and reason.
+
+A setting `ack_replicas` is the environment variable `RANGEBOARD_ACK_REPLICAS`, with the same name on a laptop, in
+compose and in Kubernetes. Settings are read once, at the start, and are frozen; a value that does not fit stops the
+process with one sentence that names the variable. `docs/settings.md` is generated from this table.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+PREFIX = "RANGEBOARD_"
+
+
+class SettingsError(ValueError):
+    """A setting is missing, of the wrong type, or contradicts another; the message names the variable."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one process. Units are in the names; descriptions are the documentation."""
+
+    # -- where the servers are
+    redis_nodes: Annotated[str, Meta(description="Redis Cluster nodes to start from, `host:port,host:port`")] = (
+        "127.0.0.1:7001"
+    )
+    broker_url: Annotated[str, Meta(description="Celery's broker: a standalone Redis, never the cluster")] = (
+        "redis://127.0.0.1:7000/0"
+    )
+    postgres_dsn: Annotated[str, Meta(description="PostgreSQL, as a libpq URL")] = (
+        "postgresql://postgres@127.0.0.1:5432/rangeboard"
+    )
+    redis_server: Annotated[str, Meta(description="redis-server or valkey-server to use instead of the wheel's")] = ""
+    postgres_bin: Annotated[str, Meta(description="Folder with initdb and postgres, instead of the wheel's")] = ""
+
+    # -- durability and deadlines
+    ack_replicas: Annotated[
+        int, Meta(ge=0, le=5, description="Replicas that must have a write before it is answered")
+    ] = 1
+    ack_timeout_ms: Annotated[int, Meta(ge=1, description="How long a write waits for those replicas")] = 500
+    without_replicas: Annotated[
+        Literal["continue", "refuse"],
+        Meta(description="When no replica confirms: go on with `durable: false`, or answer 503"),
+    ] = "continue"
+    request_deadline_ms: Annotated[int, Meta(ge=50, description="The longest a request may take in all")] = 3000
+    node_timeout_ms: Annotated[int, Meta(ge=10, description="The longest wait for one reply of one Redis node")] = 1000
+    node_connections: Annotated[int, Meta(ge=1, description="Connections a process may open to one Redis node")] = 32
+
+    # -- boards
+    shards: Annotated[int, Meta(ge=1, le=4096, description="Shards of a new period")] = 16
+    median_points: Annotated[int, Meta(ge=1, description="Expected median points, for a new period's first cuts")] = 60
+    points_sigma: Annotated[
+        float, Meta(gt=0, description="Spread of log points around the median, for a new period's first cuts")
+    ] = 1.1
+    retry_window_s: Annotated[int, Meta(ge=1, description="A retry is recognised for at least this long")] = 3600
+    directory_partitions: Annotated[int, Meta(ge=1, le=4096, description="Slots a board's directory spreads over")] = 64
+    directory_buckets: Annotated[
+        int, Meta(ge=1, description="Hashes a new period's directory is cut into; aim at 50 to 400 players in each")
+    ] = 16384
+    directory_cache: Annotated[int, Meta(ge=0, description="Directory entries each process remembers")] = 200_000
+    late_minutes: Annotated[int, Meta(ge=0, description="How long a past period takes late submissions")] = 10
+
+    # -- audit
+    outbox_limit: Annotated[
+        int, Meta(ge=1, description="Undrained outbox entries of one shard past which writes are refused with 503")
+    ] = 200_000
+    drain_batch: Annotated[int, Meta(ge=1, description="Outbox entries drained in one transaction")] = 2_000
+
+    # -- serving
+    api_host: Annotated[str, Meta(description="Address the API listens on")] = "127.0.0.1"
+    api_port: Annotated[int, Meta(ge=0, le=65535, description="Port of the API")] = 8080
+    metrics_port: Annotated[int, Meta(ge=0, le=65535, description="Port of the API's Prometheus metrics")] = 9464
+    api_workers: Annotated[int, Meta(ge=1, description="gunicorn worker processes")] = 2
+    api_connections: Annotated[int, Meta(ge=1, description="Connections one API worker serves at once")] = 1000
+    reads_open: Annotated[bool, Meta(description="Reads of tops and ranks need no key")] = True
+    max_body_bytes: Annotated[int, Meta(ge=1024, description="Largest request body, after decompression")] = 8_388_608
+
+    # -- observing
+    log_format: Annotated[Literal["json", "console"], Meta(description="One JSON object a line, or for a person")] = (
+        "json"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The least level shown")] = (
+        "info"
+    )
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, to hand to a child process."""
+        values = msgspec.to_builtins(self)
+        return {PREFIX + name.upper(): _text(value) for name, value in values.items()}
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings named by the environment; an unknown `RANGEBOARD_` variable is a mistake, and is said to be one."""
+    given = {name[len(PREFIX) :].lower(): value for name, value in environ.items() if name.startswith(PREFIX)}
+    known = set(Settings.__struct_fields__)
+    if unknown := sorted(set(given) - known):
+        raise SettingsError(f"{PREFIX}{unknown[0].upper()} is not a setting; docs/settings.md lists them")
+    try:
+        return msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        raise SettingsError(f"{PREFIX}{path.rstrip('`').upper()}: {reason}") from error

@@ -1,0 +1,407 @@
+"""Calls to the Redis Cluster: many at once, one round trip per node, one deadline.
+
+The problem: redis-py's cluster client asks a node for the keys of every function call (two more round trips), retries
+behind the caller's back, cannot pair a WAIT with the write it is about, and has no notion of a request's deadline. So
+this module takes the library's connections and does the routing itself: `execute` groups calls by the node that owns
+their slot, writes to all nodes, then reads from all nodes. Nothing is spawned; the nodes work in parallel.
+
+What it guarantees: every call is answered by its reply or by an error that says whether it may have happened. Redirects
+and refusals that come before execution (MOVED, ASK, TRYAGAIN, CLUSTERDOWN, LOADING, READONLY, a function library that
+is missing) are dealt with and the call is sent again. A connection that dies after sending is, too: **every call given
+to `execute` must be safe to repeat**, which all functions of this project are by construction. When the deadline
+passes, a call that was ever sent without an answer is UNKNOWN, any other NOT_APPLIED.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from redis.backoff import NoBackoff
+from redis.connection import Connection
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from runtime.deadlines import Deadline
+from sharding.cluster.breaker import Breaker
+from sharding.errors import LeaderboardError, ShardOutcomeUnknown, ShardUnavailable
+from sharding.slots import SLOTS
+
+#: Refusals that come before anything was executed and pass by themselves.
+_PASSING = (TryAgainError, ClusterDownError, ReadOnlyError, MasterDownError)
+_LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+_PAUSE_S = 0.025
+_REFRESH_EVERY_S = 0.1
+_TOPOLOGY_TIMEOUT_S = 0.3
+
+
+class Call(NamedTuple):
+    """A command whose keys lie in one slot."""
+
+    slot: int
+    args: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class Answer:
+    """What became of a call: a reply, or an error.
+
+    `confirmed`: as many replicas as were asked for have everything that the call wrote. `repeated`: an earlier sending
+    of the call got no answer, so it may be that one that counted.
+    """
+
+    reply: Any = None
+    error: LeaderboardError | None = None
+    confirmed: bool = False
+    repeated: bool = False
+
+
+class Refused(LeaderboardError):
+    """A function refused the call before doing anything; `code` and `words` are what it said."""
+
+    def __init__(self, code: str, words: str) -> None:
+        super().__init__(f"{code} {words}".strip())
+        self.code = code
+        self.words = words
+
+
+class _Node:
+    """One Redis node: its breaker and a bounded stock of connections."""
+
+    def __init__(self, address: str, timeout_s: float, connections: int) -> None:
+        self.address = address
+        self.breaker = Breaker()
+        self._timeout_s = timeout_s
+        self._idle: list[Connection] = []
+        self._permits = threading.BoundedSemaphore(connections)
+
+    def take(self, deadline: Deadline) -> Connection | None:
+        """A connection; None if all are in use until the deadline."""
+        if not self._permits.acquire(timeout=deadline.remaining()):
+            return None
+        if self._idle:
+            return self._idle.pop()
+        host, _, port = self.address.rpartition(":")
+        return Connection(
+            host=host,
+            port=int(port),
+            protocol=2,
+            socket_timeout=self._timeout_s,
+            socket_connect_timeout=self._timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next caller."""
+        self._idle.append(connection)
+        self._permits.release()
+
+    def lose(self, connection: Connection) -> None:
+        """A connection failed: those that lie idle are likely dead too, so that none of them costs another caller."""
+        self.breaker.failed(time.monotonic())
+        stale, self._idle = self._idle, []
+        for dead in (connection, *stale):
+            dead.disconnect()
+        self._permits.release()
+
+    def close(self) -> None:
+        """Close what lies idle."""
+        while self._idle:
+            self._idle.pop().disconnect()
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """The state of one `execute`."""
+
+    calls: Sequence[Call]
+    deadline: Deadline
+    replicas: int
+    ack_ms: int
+    answers: list[Answer]
+    pending: set[int]
+    uncertain: set[int] = field(default_factory=set)
+    #: where ASK sent a call
+    asked: dict[int, str] = field(default_factory=dict)
+
+    def answer(self, index: int, reply: Any) -> None:
+        self.answers[index].reply = reply
+        self.pending.discard(index)
+
+    def fail(self, index: int, error: LeaderboardError, cause: Exception | None = None) -> None:
+        error.__cause__ = cause
+        self.answers[index].error = error
+        self.pending.discard(index)
+
+    def give_up(self, indexes: Iterable[int]) -> None:
+        for index in list(indexes):
+            self.fail(index, ShardOutcomeUnknown() if index in self.uncertain else ShardUnavailable())
+
+
+class ClusterClient:
+    """One per process, made after the fork. Safe to use from many threads or greenlets."""
+
+    def __init__(
+        self,
+        nodes: Iterable[str],
+        *,
+        node_timeout_s: float = 1.0,
+        connections: int = 32,
+        library: Callable[[], str] | None = None,
+    ) -> None:
+        """`nodes`: addresses `host:port` to start from. `library`: the functions' code, loaded where it is missing."""
+        self._seeds = list(nodes)
+        self._timeout_s = node_timeout_s
+        self._connections = connections
+        self._library = library
+        self._nodes: dict[str, _Node] = {}
+        self._owners: list[str | None] = [None] * SLOTS
+        self._refresh_lock = threading.Lock()
+        self._refreshed_at = 0.0
+
+    # -- calls
+
+    def execute(
+        self, calls: Sequence[Call], deadline: Deadline, *, replicas: int = 0, ack_ms: int = 500
+    ) -> list[Answer]:
+        """The answers to calls, in their order.
+
+        `replicas` > 0: each node is also asked to WAIT until that many replicas have what was written, for `ack_ms` at
+        the most; the answers say whether they have.
+        """
+        exchange = _Exchange(
+            calls, deadline, replicas, ack_ms, [Answer() for _ in calls], pending=set(range(len(calls)))
+        )
+        while exchange.pending:
+            self._round(exchange)
+            if exchange.pending and deadline.passed:
+                exchange.give_up(exchange.pending)
+            elif exchange.pending and not exchange.asked:
+                self.refresh()
+                time.sleep(min(_PAUSE_S, deadline.remaining()))
+        for index in exchange.uncertain:
+            exchange.answers[index].repeated = True
+        return exchange.answers
+
+    def execute_one(self, call: Call, deadline: Deadline, *, replicas: int = 0, ack_ms: int = 500) -> Answer:
+        """The answer to one call."""
+        return self.execute([call], deadline, replicas=replicas, ack_ms=ack_ms)[0]
+
+    def _round(self, exchange: _Exchange) -> None:
+        """Send what is pending, one message to each node, and take in what comes back."""
+        groups: dict[tuple[str, bool], list[int]] = {}
+        for index in sorted(exchange.pending):
+            address = exchange.asked.get(index) or self.owner(exchange.calls[index].slot)
+            if address is not None:
+                groups.setdefault((address, index in exchange.asked), []).append(index)
+        exchange.asked.clear()
+        sent = []
+        # In the order of addresses: two callers that need connections of the same nodes cannot wait for each other.
+        for (address, asking), indexes in sorted(groups.items()):
+            node = self._node(address)
+            if not node.breaker.allows(time.monotonic()):
+                self._refuse(exchange, address, indexes)
+            elif (connection := self._send(exchange, node, indexes, asking)) is not None:
+                sent.append((node, connection, indexes, asking))
+        for node, connection, indexes, asking in sent:
+            self._receive(exchange, node, connection, indexes, asking)
+
+    def _refuse(self, exchange: _Exchange, address: str, indexes: list[int]) -> None:
+        """The node is taken to be down: calls whose slot has no other owner by now fail at once."""
+        self.refresh()
+        exchange.give_up(index for index in indexes if self.owner(exchange.calls[index].slot) == address)
+
+    def _send(self, exchange: _Exchange, node: _Node, indexes: list[int], asking: bool) -> Connection | None:
+        """Write calls to a node; None if that failed."""
+        connection = node.take(exchange.deadline)
+        if connection is None:
+            return None
+        commands: list[tuple[Any, ...]] = []
+        for index in indexes:
+            if asking:
+                commands.append(("ASKING",))
+            commands.append(exchange.calls[index].args)
+        if exchange.replicas:
+            commands.append(("WAIT", exchange.replicas, exchange.ack_ms))
+        try:
+            connection.connect()
+        except _LOST:
+            node.lose(connection)
+            return None
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+        except _LOST:
+            exchange.uncertain.update(indexes)
+            node.lose(connection)
+            return None
+        return connection
+
+    def _receive(
+        self, exchange: _Exchange, node: _Node, connection: Connection, indexes: list[int], asking: bool
+    ) -> None:
+        """Read the answers of one node."""
+        unread = list(reversed(indexes))
+        lacks_library = False
+        try:
+            while unread:
+                if asking:
+                    self._read(connection, exchange.deadline)
+                try:
+                    exchange.answer(unread[-1], self._read(connection, exchange.deadline))
+                except (MovedError, AskError) as redirect:
+                    self._redirect(exchange, node, unread[-1], redirect)
+                except _PASSING:
+                    pass
+                except OutOfMemoryError as error:
+                    exchange.fail(unread[-1], ShardUnavailable("the shard's node is out of memory"), error)
+                except ResponseError as error:
+                    if self._library is not None and "Function not found" in str(error):
+                        lacks_library = True
+                    else:
+                        exchange.fail(unread[-1], _refusal(error), error)
+                unread.pop()
+            if exchange.replicas:
+                confirmed = self._read(connection, exchange.deadline) >= exchange.replicas
+                for index in indexes:
+                    exchange.answers[index].confirmed = confirmed
+        except BusyLoadingError:  # the library drops the replies behind it: all of them say the same
+            node.lose(connection)
+            return
+        except _LOST:
+            exchange.uncertain.update(unread)
+            node.lose(connection)
+            return
+        except BaseException:  # a greenlet's timeout: what is unread would be taken for the next caller's
+            node.lose(connection)
+            raise
+        node.breaker.succeeded()
+        node.give_back(connection)
+        if lacks_library:
+            self._load_library(node.address, exchange.deadline)
+
+    def _redirect(self, exchange: _Exchange, node: _Node, index: int, redirect: MovedError | AskError) -> None:
+        # An empty host means: the host you asked.
+        address = f"{redirect.host or node.address.rpartition(':')[0]}:{redirect.port}"
+        if isinstance(redirect, MovedError):
+            self._owners[redirect.slot_id] = address
+        else:
+            exchange.asked[index] = address
+
+    def _read(self, connection: Connection, deadline: Deadline) -> Any:
+        return connection.read_response(timeout=min(self._timeout_s, max(deadline.remaining(), 0.001)))
+
+    def _load_library(self, address: str, deadline: Deadline) -> None:
+        if self._library is not None:
+            self.command(address, ("FUNCTION", "LOAD", self._library()), deadline)
+
+    # -- one node
+
+    def command(self, address: str, args: tuple[Any, ...], deadline: Deadline) -> Any:
+        """The reply of one node to a command without routing; errors are returned, not raised."""
+        node = self._node(address)
+        connection = node.take(deadline)
+        if connection is None:
+            return RedisConnectionError(f"every connection to {address} is in use")
+        try:
+            connection.connect()
+            connection.send_command(*args)
+            reply = self._read(connection, deadline)
+        except BusyLoadingError as error:
+            node.lose(connection)
+            return error
+        except ResponseError as error:
+            node.give_back(connection)
+            return error
+        except _LOST as error:
+            node.lose(connection)
+            return error
+        except BaseException:
+            node.lose(connection)
+            raise
+        node.give_back(connection)
+        return reply
+
+    def on_primaries(self, args: tuple[Any, ...], deadline: Deadline) -> dict[str, Any]:
+        """The replies of all primaries to a command, by address; errors are among them."""
+        return {address: self.command(address, args, deadline) for address in self.primaries()}
+
+    # -- topology
+
+    def primaries(self) -> list[str]:
+        """Addresses of the nodes that own slots."""
+        self._ensure_topology()
+        return sorted({owner for owner in self._owners if owner is not None})
+
+    def owner(self, slot: int) -> str | None:
+        """The address of the node that owns a slot, as far as this process knows."""
+        self._ensure_topology()
+        return self._owners[slot]
+
+    def refresh(self) -> None:
+        """Learn anew who owns which slots. One caller does it, at most every 100 ms; the others use what it learns."""
+        if not self._refresh_lock.acquire(blocking=False):
+            with self._refresh_lock:
+                return
+        try:
+            if time.monotonic() - self._refreshed_at >= _REFRESH_EVERY_S:
+                self._learn()
+                self._refreshed_at = time.monotonic()
+        finally:
+            self._refresh_lock.release()
+
+    def _learn(self) -> None:
+        """Ask nodes in turn, healthy ones first, until one tells the slots."""
+        known = sorted(self._nodes.values(), key=lambda node: node.breaker.failures)
+        addresses = [node.address for node in known] + [seed for seed in self._seeds if seed not in self._nodes]
+        for address in addresses:
+            slots = self.command(address, ("CLUSTER", "SLOTS"), Deadline.after(_TOPOLOGY_TIMEOUT_S))
+            if isinstance(slots, RedisError | OSError) or not slots:
+                continue
+            owners: list[str | None] = [None] * SLOTS
+            for first, last, *holders in slots:
+                names = [_address(holder, asked=address) for holder in holders]
+                owners[first : last + 1] = [names[0]] * (last - first + 1)
+                for name in names:  # replicas too: they can tell the topology when a primary cannot
+                    self._node(name)
+            self._owners = owners
+            return
+
+    def _ensure_topology(self) -> None:
+        if self._refreshed_at == 0.0:
+            self.refresh()
+
+    def _node(self, address: str) -> _Node:
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes.setdefault(address, _Node(address, self._timeout_s, self._connections))
+        return node
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        for node in self._nodes.values():
+            node.close()
+
+
+def _address(holder: list[Any], *, asked: str) -> str:
+    """`host:port` of a node in CLUSTER SLOTS; an empty host means the one that was asked."""
+    host = (holder[0] or b"").decode()
+    return f"{host or asked.rpartition(':')[0]}:{holder[1]}"
+
+
+def _refusal(error: ResponseError) -> Refused:
+    code, _, words = str(error).partition(" ")
+    return Refused(code, words)

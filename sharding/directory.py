@@ -1,0 +1,129 @@
+"""The player-to-shard directory: who is where, under which epoch.
+
+Partitioned by player hash over the cluster, with a bounded memory in each process in front. An entry, remembered or
+stored, may be out of date: the shards correct it (a tombstone tells where a player went, an absent row sends the
+writer back here), so reading it needs no fence. What needs one is a *claim*: a row is created only by somebody whose
+own claim, or whose own rewriting of somebody else's, is on a replica. Otherwise a failover could lose the claim that a
+row rests on, and the next claim could put the player into a second shard.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from runtime.deadlines import Deadline
+from sharding.functions import Functions, on_bucket
+from sharding.players import Member
+from sharding.shard_map import ShardMap
+
+
+class Entry(NamedTuple):
+    """Where a player is."""
+
+    shard: int
+    epoch: int
+
+
+FIRST_EPOCH = 1
+
+
+class Directory:
+    """The directory of all boards, as one process uses it."""
+
+    def __init__(self, functions: Functions, *, remembered: int) -> None:
+        """`remembered`: how many entries the process keeps."""
+        self._functions = functions
+        self._memory = _Memory(remembered)
+
+    def locate(
+        self, shard_map: ShardMap, members: Iterable[Member], deadline: Deadline, *, fresh: bool = False
+    ) -> dict[Member, Entry]:
+        """The entries of those members that have one; `fresh`: as stored, whatever is remembered."""
+        wanted = list(dict.fromkeys(members))
+        found = {} if fresh else self._memory.get(shard_map, wanted)
+        missing = [member for member in wanted if member not in found]
+        if missing:
+            stored = self._call("rb1_locate", shard_map, {member: (member,) for member in missing}, deadline)
+            self._memory.put(shard_map, stored)
+            found.update(stored)
+        return found
+
+    def point(self, shard_map: ShardMap, entries: Mapping[Member, Entry], deadline: Deadline) -> dict[Member, Entry]:
+        """Point to where players are, unless an entry of a higher epoch is stored; the entries as they are then.
+
+        With FIRST_EPOCH this claims players that have no entry. Fenced: what is returned is on a replica.
+        """
+        args = {member: (member, entry.shard, entry.epoch) for member, entry in entries.items()}
+        stored = self._call("rb1_point", shard_map, args, deadline, fence=True)
+        self._memory.put(shard_map, stored)
+        return stored
+
+    def learn(self, shard_map: ShardMap, entries: Mapping[Member, Entry]) -> None:
+        """Remember what a shard told."""
+        self._memory.put(shard_map, entries)
+
+    def _call(
+        self,
+        function: str,
+        shard_map: ShardMap,
+        args: Mapping[Member, tuple[bytes | int, ...]],
+        deadline: Deadline,
+        *,
+        fence: bool = False,
+    ) -> dict[Member, Entry]:
+        """One call a slot, all slots at once."""
+        slots: dict[int, tuple[list[Member], list[str], list[bytes | int]]] = {}
+        for member, arguments in args.items():
+            slot, key = shard_map.directory.bucket(member)
+            members, keys, flat = slots.setdefault(slot, ([], [], []))
+            members.append(member)
+            keys.append(key)
+            flat.extend(arguments)
+        calls = [on_bucket(function, slot, keys, flat) for slot, (_, keys, flat) in slots.items()]
+        answers = self._functions.on_keys(calls, deadline, fence=fence)
+        entries: dict[Member, Entry] = {}
+        for (members, _, _), answer in zip(slots.values(), answers, strict=True):
+            if answer.error is not None:
+                raise answer.error
+            for member, stored in zip(members, answer.reply, strict=True):
+                if stored is not None:
+                    entries[member] = _entry(stored)
+        return entries
+
+
+def _entry(stored: bytes) -> Entry:
+    shard, _, epoch = stored.partition(b":")
+    return Entry(int(shard), int(epoch))
+
+
+class _Memory:
+    """The entries seen last, over all boards; the least recently used ones are forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._entries: OrderedDict[tuple[str, str, int, Member], Entry] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, shard_map: ShardMap, members: Sequence[Member]) -> dict[Member, Entry]:
+        board = (shard_map.board.name, shard_map.period.name, shard_map.generation)
+        found = {}
+        with self._lock:
+            for member in members:
+                key = (*board, member)
+                if (entry := self._entries.get(key)) is not None:
+                    self._entries.move_to_end(key)
+                    found[member] = entry
+        return found
+
+    def put(self, shard_map: ShardMap, entries: Mapping[Member, Entry]) -> None:
+        board = (shard_map.board.name, shard_map.period.name, shard_map.generation)
+        with self._lock:
+            for member, entry in entries.items():
+                key = (*board, member)
+                known = self._entries.get(key)
+                if known is None or known.epoch <= entry.epoch:
+                    self._entries[key] = entry
+                    self._entries.move_to_end(key)
+            while len(self._entries) > self._most:
+                self._entries.popitem(last=False)

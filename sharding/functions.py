@@ -1,0 +1,238 @@
+"""The functions that run inside Redis (`lua/`), as typed calls.
+
+All of a shard's state changes in one of these functions, so this module is the only place where their arguments and
+replies are known outside of Lua. The library's name carries a version: processes of two versions can serve side by
+side, and `docs/how-to/change-a-function.md` says how to make the next one.
+
+The keys of a shard are named for time windows by the shard's clock, of which a caller has only a guess. A wrong guess
+is refused (RBWINDOW, with the right time) and the call is made again; nobody's clock but the shard's decides anything.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import msgpack
+
+from runtime.deadlines import Deadline
+from sharding.cluster.client import Answer, Call, ClusterClient, Refused
+from sharding.errors import (
+    AuditBacklog,
+    BoardFrozen,
+    LeaderboardError,
+    ShardUnavailable,
+)
+from sharding.keys import ShardKeys, windows_at
+from sharding.players import Member
+
+VERSION = 1
+LIBRARY_NAME = f"rangeboard_{VERSION}"
+#: In this order: what a file uses stands in one before it.
+_SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read")
+#: Submissions, or players, in one call: it holds a node for less than 2 ms, and stays far from the limit of `unpack`.
+SLICE = 1000
+
+
+@cache
+def library_code() -> str:
+    """The source of the function library, as FUNCTION LOAD takes it."""
+    folder = files("sharding") / "lua"
+    return "\n".join([f"#!lua name={LIBRARY_NAME}", *((folder / f"{name}.lua").read_text() for name in _SOURCES)])
+
+
+class Code(IntEnum):
+    """What a shard did with a submission, or knows of a player. Mirrors apply.lua and read.lua."""
+
+    APPLIED = 1
+    DUPLICATE = 2
+    LEAVING = 3
+    GONE = 4
+    UNKNOWN = 5
+    REFUSED = 6
+
+
+#: In the replies of rb1_find the first code says that the row is here.
+LIVE = Code.APPLIED
+
+
+class Depart(IntEnum):
+    """What rb1_depart found."""
+
+    DEPARTED = 1
+    AT_HOME = 2
+    NOT_HERE = 3
+    OTHER_EPOCH = 4
+    MISDIRECTED = 5
+
+
+class Arrive(IntEnum):
+    """What rb1_arrive found."""
+
+    ARRIVED = 1
+    ALREADY = 2
+    MISDIRECTED = 5
+
+
+class Effect(NamedTuple):
+    """The answer to one submission; `place` is 0-based within the shard, -1 if it was not asked for."""
+
+    code: int
+    detail: bytes
+    place: int
+    is_stray: int
+
+
+class Arrival(NamedTuple):
+    """The answer to one arrival: `epoch` is that of what is in the target now."""
+
+    code: int
+    epoch: int
+    place: int
+    is_stray: int
+
+
+class Stray(NamedTuple):
+    """A row outside of its shard's range, or a player who is leaving (then with a payload)."""
+
+    member: Member
+    epoch: int
+    packed: int
+    payload: bytes
+
+
+class Shape(NamedTuple):
+    """How a shard's rows lie to its range."""
+
+    version: int
+    rows: int
+    better: int
+    worse: int
+    submissions: int
+    points: int
+
+
+class Payload(NamedTuple):
+    """What travels from shard to shard; opaque but for these."""
+
+    packed: int
+    epoch: int
+    target: int
+
+
+def read_payload(payload: bytes) -> Payload:
+    """The part of a payload that routing needs (lua/handoff.lua packs it)."""
+    _, packed, epoch, target, *_ = msgpack.unpackb(payload, raw=True)
+    return Payload(int(packed), epoch, target)
+
+
+def read_tombstone(entry: bytes) -> tuple[int, int]:
+    """Target and epoch of a tombstone."""
+    epoch, _, target = entry.partition(b":")
+    return int(target), int(epoch)
+
+
+class ShardCall(NamedTuple):
+    """A function call on one shard; `args` is what follows the two windows."""
+
+    keys: ShardKeys
+    function: str
+    args: tuple[Any, ...]
+
+
+class Functions:
+    """The function library of one cluster, as called by one process."""
+
+    def __init__(self, client: ClusterClient, *, replicas: int, ack_ms: int) -> None:
+        """`replicas`: how many must have a fenced write; 0 leaves the fences out."""
+        self.client = client
+        self.replicas = replicas
+        self._ack_ms = ack_ms
+        self._clock_ahead_ms = 0.0
+
+    def on_shards(
+        self, calls: Sequence[ShardCall], recent_ms: int, deadline: Deadline, *, fence: bool = False
+    ) -> list[Answer]:
+        """The answers of shards; `fence`: wait until replicas have what was written (`Answer.confirmed`)."""
+        answers = self._execute([self._named(call, recent_ms) for call in calls], deadline, fence)
+        outdated = [index for index, answer in enumerate(answers) if _code(answer.error) == "RBWINDOW"]
+        if outdated:
+            for index in outdated:
+                self._clock_ahead_ms = int(str(answers[index].error).split()[-1]) - time.time() * 1000
+                answers[index] = self._execute([self._named(calls[index], recent_ms)], deadline, fence)[0]
+        return [_told(answer) for answer in answers]
+
+    def on_keys(self, calls: Sequence[Call], deadline: Deadline, *, fence: bool = False) -> list[Answer]:
+        """The answers to calls whose keys are the same at any time."""
+        return [_told(answer) for answer in self._execute(calls, deadline, fence)]
+
+    def _execute(self, calls: Sequence[Call], deadline: Deadline, fence: bool) -> list[Answer]:
+        return self.client.execute(calls, deadline, replicas=self.replicas if fence else 0, ack_ms=self._ack_ms)
+
+    def _named(self, call: ShardCall, recent_ms: int) -> Call:
+        windows = windows_at(int(time.time() * 1000 + self._clock_ahead_ms), recent_ms)
+        keys = call.keys.for_function(windows)
+        return Call(
+            call.keys.slot, ("FCALL", call.function, len(keys), *keys, windows.recent, windows.gone, *call.args)
+        )
+
+
+def on_bucket(function: str, slot: int, keys: Sequence[str], args: Sequence[Any]) -> Call:
+    """A call on directory buckets of one slot."""
+    return Call(slot, ("FCALL", function, len(keys), *keys, *args))
+
+
+# -- replies
+
+
+def effects(reply: list[Any]) -> Iterator[Effect]:
+    """The answers of rb1_apply, one per submission."""
+    return map(Effect._make, zip(*[iter(reply[2:])] * 4, strict=True))
+
+
+def map_version(reply: list[Any]) -> int:
+    """The version of the map that a shard serves, from the reply of rb1_apply."""
+    return int(reply[1])
+
+
+def pairs(reply: list[Any]) -> Iterator[tuple[int, bytes]]:
+    """The answers of rb1_depart and rb1_find, code and detail per player."""
+    return zip(*[iter(reply[1:])] * 2, strict=True)
+
+
+def arrivals(reply: list[Any]) -> Iterator[Arrival]:
+    """The answers of rb1_arrive, one per player."""
+    return map(Arrival._make, zip(*[iter(reply[1:])] * 4, strict=True))
+
+
+def strays(reply: list[Any]) -> Iterator[Stray]:
+    """The players listed by rb1_strays."""
+    for member, epoch, packed, payload in zip(*[iter(reply[1:])] * 4, strict=True):
+        yield Stray(Member(member), epoch, int(packed), payload)
+
+
+# -- errors
+
+
+def _code(error: LeaderboardError | None) -> str | None:
+    return error.code if isinstance(error, Refused) else None
+
+
+def _told(answer: Answer) -> Answer:
+    """The answer with a function's refusal told in the words of errors.py."""
+    refused = answer.error
+    if isinstance(refused, Refused):
+        told: LeaderboardError
+        if refused.code == "RBSTATE":
+            told = BoardFrozen(f"the shard is {refused.words} and takes no submissions now")
+        elif refused.code == "RBBACKLOG":
+            told = AuditBacklog()
+        elif refused.code in {"RBNOHEAD", "RBWINDOW"}:
+            told = ShardUnavailable(f"the shard cannot serve this board ({refused.code})")
+        else:
+            told = ShardUnavailable(f"the shard refused the call: {refused}")
+        told.__cause__ = refused
+        answer.error = told
+    return answer

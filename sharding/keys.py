@@ -1,0 +1,103 @@
+"""Every key in the Redis Cluster, and the windows of time some are named for. `docs/keyspace.md` describes them.
+
+All keys of a shard carry the hash tag of the shard's slot, so one function call may touch them all. The generation
+tells a rebuilt board from the one it replaces.
+"""
+
+from dataclasses import dataclass
+
+from sharding.boards import BoardPeriod
+from sharding.players import Member, member_hash
+from sharding.slots import shard_slot, tag
+
+#: A tombstone lives for one to two of these windows.
+GONE_WINDOW_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Which time windows the windowed keys of a call are named for: whole windows since 1970, by the shard's clock."""
+
+    recent: int
+    gone: int
+
+
+def windows_at(now_ms: int, recent_ms: int) -> Windows:
+    """The windows that a moment belongs to."""
+    return Windows(now_ms // recent_ms, now_ms // GONE_WINDOW_MS)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKeys:
+    """The keys of one shard of one generation of a board period."""
+
+    slot: int
+    prefix: str
+
+    @property
+    def outbox(self) -> str:
+        """Stream of audit entries, drained into PostgreSQL."""
+        return self.prefix + "outbox"
+
+    @property
+    def rows(self) -> str:
+        """Sorted set, member to packed score: the ranking."""
+        return self.prefix + "rows"
+
+    @property
+    def head(self) -> str:
+        """Hash: the shard's range, rules, state and counters."""
+        return self.prefix + "head"
+
+    @property
+    def leaving(self) -> str:
+        """Hash, member to payload: players on their way out, frozen and unranked."""
+        return self.prefix + "leaving"
+
+    def for_function(self, windows: Windows) -> tuple[str, ...]:
+        """The nine keys that a shard's functions take, in their order (lua/prelude.lua)."""
+        prefix = self.prefix
+        return (
+            prefix + "rows",
+            prefix + "epochs",
+            f"{prefix}recent:{windows.recent}",
+            f"{prefix}recent:{windows.recent - 1}",
+            prefix + "leaving",
+            f"{prefix}gone:{windows.gone}",
+            f"{prefix}gone:{windows.gone - 1}",
+            prefix + "outbox",
+            prefix + "head",
+        )
+
+
+def shard_keys(board: BoardPeriod, generation: int, shard: int) -> ShardKeys:
+    """The keys of a shard."""
+    slot = shard_slot(board.board, shard)
+    return ShardKeys(slot, f"{{{tag(slot)}}}{board}:{generation}:s{shard}:")
+
+
+def map_key(board: BoardPeriod) -> tuple[int, str]:
+    """Slot and key of the hash with the board's published map."""
+    slot = shard_slot(board.board, 0)
+    return slot, f"{{{tag(slot)}}}{board}:map"
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryKeys:
+    """The keys of a board's directory: `buckets` hashes, dealt out over `partitions` slots."""
+
+    slots: tuple[int, ...]
+    prefixes: tuple[str, ...]
+    buckets: int
+
+    def bucket(self, member: Member) -> tuple[int, str]:
+        """Slot and key of the hash that has the member's entry."""
+        bucket = member_hash(member) % self.buckets
+        partition = bucket % len(self.slots)
+        return self.slots[partition], f"{self.prefixes[partition]}{bucket}"
+
+
+def directory_keys(board: BoardPeriod, generation: int, partitions: int, buckets: int) -> DirectoryKeys:
+    """The keys of a board's directory."""
+    slots = tuple(shard_slot(board.board, partition) for partition in range(partitions))
+    return DirectoryKeys(slots, tuple(f"{{{tag(slot)}}}{board}:{generation}:dir:" for slot in slots), buckets)

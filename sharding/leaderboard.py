@@ -1,0 +1,267 @@
+"""The door to everything about boards, for one process: submit, read, look into the shards.
+
+Made after the fork, closed at the end, safe to use from many threads or greenlets. It knows boards by name and period,
+finds their current map, and leaves the work to the modules named for it.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from runtime.deadlines import Deadline
+from runtime.settings import Settings
+from sharding.boards import Board, BoardPeriod
+from sharding.cluster.client import Call, ClusterClient
+from sharding.coalescer import Coalescer
+from sharding.directory import Directory
+from sharding.functions import Functions, library_code
+from sharding.handoff.mover import Mover
+from sharding.maps import Maps
+from sharding.merge import Placed
+from sharding.outbox import Outbox
+from sharding.players import PlayerId, member_of
+from sharding.reader import Page, Reader, Row, Standing
+from sharding.scores import HIGHEST, LOWEST, PackedScore, points_of
+from sharding.shard_map import ShardMap
+from sharding.submissions import RankMode, Result, Submission
+from sharding.writer import Writer, Written
+
+__all__ = ["Leaderboard", "Page", "RankMode", "Result", "Row", "ShardView", "Standing", "Stats", "Submission"]
+
+#: Counts of better shards are at most this old in a recent rank.
+_COUNTS_LIVE_S = 0.5
+_MOST_WAITING = 5_000
+_MOST_BOARDS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A board at a glance. `submissions` counts those applied; `points_sum` is over all players."""
+
+    total: int
+    submissions: int
+    points_sum: int
+    top: Row | None
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardView:
+    """One shard as an operator sees it. The points of its best and worst possible row; None is no bound."""
+
+    shard: int
+    slot: int
+    node: str
+    best_points: int | None
+    worst_points: int | None
+    part: int
+    parts: int
+    rows: int
+    strays: int
+    leaving: int
+    submissions: int
+    outbox: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    sizes: list[int]
+    at: float
+
+
+class Leaderboard:
+    """All boards of one cluster."""
+
+    def __init__(
+        self, settings: Settings, client: ClusterClient, known_players: Callable[..., Collection[PlayerId]]
+    ) -> None:
+        insist = settings.without_replicas == "refuse"
+        self.client = client
+        self.functions = Functions(client, replicas=settings.ack_replicas, ack_ms=settings.ack_timeout_ms)
+        self.maps = Maps(self.functions)
+        self.directory = Directory(self.functions, remembered=settings.directory_cache)
+        self.mover = Mover(self.functions, self.directory, insist=insist)
+        self.reader = Reader(self.functions, self.directory, self.mover)
+        self.outbox = Outbox(self.functions)
+        self._writer = Writer(
+            self.functions,
+            self.directory,
+            self.mover,
+            known_players,
+            outbox_limit=settings.outbox_limit,
+            insist=insist,
+        )
+        self._coalescers: dict[BoardPeriod, Coalescer] = {}
+        self._counts: dict[BoardPeriod, _Counts] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def connect(
+        cls, settings: Settings, *, known_players: Callable[[Board, Sequence[PlayerId]], Collection[PlayerId]]
+    ) -> Self:
+        """`known_players`: which of these players exist; asked once for players that a board does not know yet.
+
+        Where the board's registration is open, it makes them exist.
+        """
+        client = ClusterClient(
+            settings.redis_nodes.split(","),
+            node_timeout_s=settings.node_timeout_ms / 1000,
+            connections=settings.node_connections,
+            library=library_code,
+        )
+        return cls(settings, client, known_players)
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        self.client.close()
+
+    # -- writing
+
+    def submit(
+        self, name: BoardPeriod, submissions: Sequence[Submission], deadline: Deadline, *, rank: RankMode
+    ) -> list[Result]:
+        """What became of each submission, in their order. A single one may leave in company (coalescer.py)."""
+        shard_map = self.maps.current(name, deadline)
+        if len(submissions) == 1:
+            written = [self._coalescer(name).submit(submissions[0], deadline)]
+        else:
+            written = self._write(name, submissions, deadline, tell_places=rank is not RankMode.NONE)
+        if rank is not RankMode.NONE:
+            for submission, one in zip(submissions, written, strict=True):
+                if one.place >= 0:
+                    one.result.rank = self._rank(shard_map, submission.player, one, rank, deadline)
+        return [one.result for one in written]
+
+    def _coalescer(self, name: BoardPeriod) -> Coalescer:
+        coalescer = self._coalescers.get(name)
+        if coalescer is None:
+
+            def write(submissions: Sequence[Submission], deadline: Deadline) -> list[Written]:
+                return self._write(name, submissions, deadline, tell_places=True)
+
+            with self._lock:
+                if len(self._coalescers) >= _MOST_BOARDS:  # periods long past
+                    self._coalescers.clear()
+                coalescer = self._coalescers.setdefault(name, Coalescer(write, most_waiting=_MOST_WAITING))
+        return coalescer
+
+    def _write(
+        self, name: BoardPeriod, submissions: Sequence[Submission], deadline: Deadline, *, tell_places: bool
+    ) -> list[Written]:
+        shard_map = self.maps.current(name, deadline)
+        written, version = self._writer.write(shard_map, submissions, deadline, tell_places=tell_places)
+        if version > shard_map.version:
+            self.maps.current(name, deadline, newer_than=version)
+        return written
+
+    def _rank(
+        self, shard_map: ShardMap, player: PlayerId, written: Written, mode: RankMode, deadline: Deadline
+    ) -> int | None:
+        """The rank of a row just written."""
+        index = shard_map.range_of(written.shard)
+        placed = Placed(written.packed, member_of(player))
+        if mode is RankMode.EXACT or index is None:
+            return 1 + self.reader.ahead(shard_map, placed, deadline)
+        siblings = [shard for shard in shard_map.ranges[index].shards if shard != written.shard]
+        beside = self.reader.ahead(shard_map, placed, deadline, siblings) if siblings else 0
+        return 1 + sum(self._recent_sizes(shard_map, deadline)[:index]) + beside + written.place
+
+    def _recent_sizes(self, shard_map: ShardMap, deadline: Deadline) -> list[int]:
+        """Rows of each range, counted a moment ago."""
+        counts = self._counts.get(shard_map.name)
+        if (
+            counts is None
+            or len(counts.sizes) != len(shard_map.ranges)
+            or time.monotonic() - counts.at > _COUNTS_LIVE_S
+        ):
+            if counts is not None:  # others go on with what there is while this one counts
+                self._counts[shard_map.name] = _Counts(counts.sizes, time.monotonic())
+            shapes = iter(self.reader.shapes(shard_map, deadline))
+            counts = _Counts(
+                [sum(next(shapes).rows for _ in part.shards) for part in shard_map.ranges], time.monotonic()
+            )
+            if len(self._counts) >= _MOST_BOARDS:
+                self._counts.clear()
+            self._counts[shard_map.name] = counts
+        return counts.sizes
+
+    # -- reading
+
+    def top(self, name: BoardPeriod, offset: int, limit: int, deadline: Deadline) -> Page:
+        """The rows of ranks offset+1 .. offset+limit."""
+        return self.reader.page(self.maps.current(name, deadline), offset, limit, deadline)
+
+    def standing(self, name: BoardPeriod, player: PlayerId, deadline: Deadline) -> Standing:
+        """The player's exact rank. NotOnBoard if there is none."""
+        return self.reader.standing(self.maps.current(name, deadline), player, deadline)
+
+    def surrounding(self, name: BoardPeriod, player: PlayerId, each_side: int, deadline: Deadline) -> Page:
+        """The player with `each_side` rows on both sides, clamped at the ends of the board."""
+        return self.reader.surrounding(self.maps.current(name, deadline), player, each_side, deadline)
+
+    def stats(self, name: BoardPeriod, deadline: Deadline) -> Stats:
+        """The board at a glance."""
+        shard_map = self.maps.current(name, deadline)
+        shapes = self.reader.shapes(shard_map, deadline)
+        top = self.reader.page(shard_map, 0, 1, deadline)
+        return Stats(
+            total=sum(shape.rows for shape in shapes),
+            submissions=sum(shape.submissions for shape in shapes),
+            points_sum=sum(shape.points for shape in shapes),
+            top=top.rows[0] if top.rows else None,
+            shards=len(shapes),
+        )
+
+    # -- looking into the shards
+
+    def shards(self, name: BoardPeriod, deadline: Deadline) -> list[ShardView]:
+        """Every shard, best range first."""
+        shard_map = self.maps.current(name, deadline)
+        shapes = iter(self.reader.shapes(shard_map, deadline))
+        keys = [shard_map.keys(shard) for shard in shard_map.shards()]
+        outboxes = iter(self.outbox.lengths(keys, deadline))
+        leaving = iter(self._lengths([Call(key.slot, ("HLEN", key.leaving)) for key in keys], deadline))
+        views = []
+        for part in shard_map.ranges:
+            for index, shard in enumerate(part.shards):
+                shape, slot = next(shapes), shard_map.keys(shard).slot
+                views.append(
+                    ShardView(
+                        shard=shard,
+                        slot=slot,
+                        node=self.client.owner(slot) or "",
+                        best_points=_points_bound(shard_map, part.low),
+                        worst_points=_points_bound(shard_map, PackedScore(part.high - 1)),
+                        part=index,
+                        parts=len(part.shards),
+                        rows=shape.rows,
+                        strays=shape.better + shape.worse,
+                        leaving=next(leaving),
+                        submissions=shape.submissions,
+                        outbox=next(outboxes),
+                        version=shape.version,
+                    )
+                )
+        return views
+
+    def _lengths(self, calls: Sequence[Call], deadline: Deadline) -> list[int]:
+        lengths = []
+        for answer in self.functions.on_keys(calls, deadline):
+            if answer.error is not None:
+                raise answer.error
+            lengths.append(int(answer.reply))
+        return lengths
+
+    def ping(self, deadline: Deadline) -> dict[str, str]:
+        """Every primary's address, with `ok` or what is wrong with it."""
+        replies = self.client.on_primaries(("PING",), deadline)
+        return {address: str(reply) if isinstance(reply, Exception) else "ok" for address, reply in replies.items()}
+
+
+def _points_bound(shard_map: ShardMap, packed: PackedScore) -> int | None:
+    if packed in {LOWEST, HIGHEST - 1}:
+        return None
+    return points_of(packed, shard_map.board.order)

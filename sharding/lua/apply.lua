@@ -1,0 +1,179 @@
+--[[ rb1_apply: apply submissions to one shard; all of them or none are seen by anybody in between.
+  KEYS  the shard's
+  ARGV  recent window, gone window, outbox limit, 1 to tell places, then per submission:
+        member, value, event, 1 if this caller may create the row, note for the audit
+  Reply clock in ms, version of the map, then four per submission: code, detail, place, 1 if the row is now a stray
+        code       detail                     place (0-based, or -1)
+        applied    packed score
+        duplicate  packed score               this event was applied before; nothing changed
+        leaving    payload of the move        finish the move, then ask its target
+        gone       epoch:target               ask there
+        unknown    ''                         the player has no row here and this caller may not create one
+        refused    points | recent | match    too large | too many events in a window | same match, other content
+  Cost  O(n log N) for n submissions. The outbox entry is written in the same call: {1, clock, operator, applied}. ]]
+
+local APPLIED, DUPLICATE, IS_LEAVING, IS_GONE, UNKNOWN, REFUSED = 1, 2, 3, 4, 5, 6
+local APPLY_HEAD, APPLY_ITEM = 4, 5
+
+--[[ What the shard knows of each distinct member, in the order of their first appearance. ]]
+local function players_here(keys, args)
+  local members, states = {}, {}
+  for at = APPLY_HEAD + 1, #args, APPLY_ITEM do
+    local member = args[at]
+    if not states[member] then
+      members[#members + 1] = member
+      states[member] = {}
+    end
+  end
+  local packed = redis.call('ZMSCORE', keys[ROWS], unpack(members))
+  local recent = redis.call('HMGET', keys[RECENT], unpack(members))
+  local before = redis.call('HMGET', keys[RECENT_BEFORE], unpack(members))
+  local absent = {}
+  for i, member in ipairs(members) do
+    local state = states[member]
+    state.recent = recent[i] or ''
+    state.before = before[i] or ''
+    if packed[i] then
+      state.packed = tonumber(packed[i])
+    else
+      absent[#absent + 1] = member
+    end
+  end
+  if #absent > 0 then
+    local leaving = redis.call('HMGET', keys[LEAVING], unpack(absent))
+    local gone = redis.call('HMGET', keys[GONE], unpack(absent))
+    local gone_before = redis.call('HMGET', keys[GONE_BEFORE], unpack(absent))
+    for i, member in ipairs(absent) do
+      states[member].leaving = leaving[i]
+      states[member].gone = gone[i] or gone_before[i]
+    end
+  end
+  return members, states
+end
+
+local function new_points(head, points, value)
+  if not points or head.operator == 'set' then
+    return value
+  elseif head.operator == 'add' then
+    return points + value
+  end
+  return head.sign * value < head.sign * points and value or points
+end
+
+--[[ One submission: code and detail. Changes only `state`. ]]
+local function apply_one(head, state, value, event, may_create)
+  if not state.packed then
+    if state.leaving then
+      return IS_LEAVING, state.leaving
+    elseif state.gone then
+      return IS_GONE, state.gone
+    elseif not may_create then
+      return UNKNOWN, ''
+    end
+  end
+  local points = state.packed and points_of(head, state.packed)
+  local events = state.recent
+  local at = find_event(events, event)
+  if not at then
+    events = state.before
+    at = find_event(events, event)
+  end
+  if at then
+    if string.sub(events, at, at + EVENT - 1) ~= event then
+      return REFUSED, 'match'
+    end
+    return DUPLICATE, text(state.packed)
+  end
+  if #state.recent >= MOST_RECENT * EVENT then
+    return REFUSED, 'recent'
+  end
+  local after = new_points(head, points, value)
+  if not (after > -POINTS_LIMIT and after < POINTS_LIMIT) then
+    return REFUSED, 'points'
+  end
+  if after ~= points then
+    state.packed = head.sign * after * SPAN + head.elapsed
+    state.moved = true
+  end
+  state.points, state.gain = after, after - (points or 0)
+  state.recent = state.recent .. event
+  state.applied = true
+  return APPLIED, text(state.packed)
+end
+
+local function rb1_apply(keys, args)
+  local head, problem = look(keys, args)
+  if problem then
+    return problem
+  end
+  if #args <= APPLY_HEAD or (#args - APPLY_HEAD) % APPLY_ITEM ~= 0 then
+    return redis.error_reply('RBFORM five arguments a submission')
+  end
+  if head.state ~= 'open' then
+    return redis.error_reply('RBSTATE ' .. head.state)
+  end
+  if redis.call('XLEN', keys[OUTBOX]) >= tonumber(args[3]) then
+    return redis.error_reply('RBBACKLOG')
+  end
+  local members, states = players_here(keys, args)
+  local reply, applied, gained = { head.now, head.version }, {}, 0
+  for at = APPLY_HEAD + 1, #args, APPLY_ITEM do
+    local member, value, event = args[at], tonumber(args[at + 1]), args[at + 2]
+    if not value or #event ~= EVENT then
+      return redis.error_reply('RBFORM submission ' .. (at - APPLY_HEAD - 1) / APPLY_ITEM)
+    end
+    local code, detail = apply_one(head, states[member], value, event, args[at + 3] == '1')
+    if code == APPLIED then
+      local state = states[member]
+      applied[#applied + 1] = { member, string.sub(event, 1, EVENT_ID), value, state.points, args[at + 4] }
+      gained = gained + state.gain
+    end
+    local slot = #reply
+    reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] = code, detail, -1, 0
+  end
+
+  local rows, recent = {}, {}
+  for _, member in ipairs(members) do
+    local state = states[member]
+    if state.moved then
+      rows[#rows + 1] = text(state.packed)
+      rows[#rows + 1] = member
+    end
+    if state.applied then
+      recent[#recent + 1] = member
+      recent[#recent + 1] = state.recent
+    end
+  end
+  if #rows > 0 then
+    redis.call('ZADD', keys[ROWS], unpack(rows))
+  end
+  if #applied > 0 then
+    local window = tonumber(args[1])
+    local is_new = redis.call('EXISTS', keys[RECENT]) == 0
+    redis.call('HSET', keys[RECENT], unpack(recent))
+    if is_new then
+      expire_window(keys[RECENT], window, head.recent_ms)
+    end
+    redis.call('XADD', keys[OUTBOX], '*', 'e', cmsgpack.pack({ 1, head.now, head.operator, applied }))
+    redis.call('HINCRBY', keys[HEAD], 'submissions', #applied)
+    redis.call('HINCRBY', keys[HEAD], 'points', text(gained))
+  else
+    touch(keys, head)
+  end
+
+  local tell_places, slot = args[4] == '1', 2
+  for at = APPLY_HEAD + 1, #args, APPLY_ITEM do
+    local state = states[args[at]]
+    if reply[slot + 1] <= DUPLICATE and state.packed then
+      if tell_places then
+        state.place = state.place or redis.call('ZRANK', keys[ROWS], args[at])
+        reply[slot + 3] = state.place
+      end
+      reply[slot + 4] = is_stray(head, args[at], state.packed) and 1 or 0
+    end
+    slot = slot + 4
+  end
+  return reply
+end
+
+redis.register_function('rb1_apply', rb1_apply)

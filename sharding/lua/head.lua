@@ -1,0 +1,31 @@
+--[[ rb1_open: write a shard's head, unless it has one of the same or a higher version of the map.
+  KEYS  head
+  ARGV  version of the map, then field, value, ...
+  Reply the head's version afterwards ]]
+local function rb1_open(keys, args)
+  local version = tonumber(redis.call('HGET', keys[1], 'version') or 0)
+  local wanted = tonumber(args[1])
+  if wanted > version then
+    redis.call('HSET', keys[1], 'version', text(wanted), unpack(args, 2))
+    version = wanted
+  end
+  return version
+end
+
+--[[ rb1_publish: keep a map, unless one of the same or a higher version is published.
+  KEYS  map
+  ARGV  generation, version, document
+  Reply the document that is published afterwards ]]
+local function rb1_publish(keys, args)
+  local field = redis.call('HMGET', keys[1], 'generation', 'version', 'document')
+  local generation, version = tonumber(field[1] or 0), tonumber(field[2] or 0)
+  local wanted, wanted_version = tonumber(args[1]), tonumber(args[2])
+  if wanted > generation or (wanted == generation and wanted_version > version) then
+    redis.call('HSET', keys[1], 'generation', text(wanted), 'version', text(wanted_version), 'document', args[3])
+    return args[3]
+  end
+  return field[3]
+end
+
+redis.register_function('rb1_open', rb1_open)
+redis.register_function('rb1_publish', rb1_publish)

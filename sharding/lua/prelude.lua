@@ -1,0 +1,97 @@
+--[[ What every function shares: the order of keys, the shard's head, packed scores, recent events.
+
+  A shard's ten keys lie in one slot and always come in this order; a function touches no other key. Numbers are
+  doubles here and `tostring` keeps 14 digits, so a packed score (up to 2^52) is always written with text().
+
+  Errors start with a word that the client knows (functions.py) and mean that nothing was changed:
+    RBNOHEAD   the shard has no head: it was never opened, or it was destroyed
+    RBWINDOW   the keys named are those of another time window; the shard's clock follows, in ms
+    RBSTATE    the shard's state does not allow this; the state follows
+    RBBACKLOG  the outbox is full
+    RBFORM     the arguments are not of the function's form ]]
+
+local ROWS, EPOCHS, RECENT, RECENT_BEFORE, LEAVING, GONE, GONE_BEFORE, OUTBOX, HEAD = 1, 2, 3, 4, 5, 6, 7, 8, 9
+local SHARD_KEYS = 9
+
+local SPAN = 4194304            -- 2^22 tie-break units, scores.py
+local POINTS_LIMIT = 1073741824 -- 2^30
+local EVENT_ID = 8              -- bytes that name an event
+local EVENT = 10                -- those and two bytes of its content
+local MOST_RECENT = 4096        -- events of one player that one window holds
+local GONE_MS = 86400000        -- a tombstone lives for one to two of these windows
+local PAYLOAD = 1               -- version of what travels from shard to shard
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+--[[ The shard's head as numbers, or an error reply. ARGV 1 and 2 are the windows that the keys were named for. ]]
+local function look(keys, args)
+  if #keys ~= SHARD_KEYS then
+    return nil, redis.error_reply('RBFORM a shard has ' .. SHARD_KEYS .. ' keys')
+  end
+  local field = redis.call('HMGET', keys[HEAD], 'shard', 'low', 'high', 'parts', 'part', 'version', 'state', 'start_ms',
+    'unit_ms', 'sign', 'operator', 'recent_ms')
+  if not field[1] then
+    return nil, redis.error_reply('RBNOHEAD')
+  end
+  local now = now_ms()
+  local recent_ms = tonumber(field[12])
+  if tonumber(args[1]) ~= math.floor(now / recent_ms) or tonumber(args[2]) ~= math.floor(now / GONE_MS) then
+    return nil, redis.error_reply('RBWINDOW ' .. text(now))
+  end
+  return {
+    shard = tonumber(field[1]), low = tonumber(field[2]), high = tonumber(field[3]),
+    parts = tonumber(field[4]), part = tonumber(field[5]), version = tonumber(field[6]), state = field[7],
+    start_ms = tonumber(field[8]), unit_ms = tonumber(field[9]), sign = tonumber(field[10]), operator = field[11],
+    recent_ms = recent_ms, now = now,
+    elapsed = math.min(math.max(math.floor((now - field[8]) / field[9]), 0), SPAN - 1),
+  }
+end
+
+local function points_of(head, packed)
+  return head.sign * math.floor(packed / SPAN)
+end
+
+--[[ Which part of a range split by player hash a member belongs to (shard_map.py). ]]
+local function part_of(member, parts)
+  return math.floor(tonumber(string.sub(redis.sha1hex(member), 1, 4), 16)) % parts
+end
+
+local function is_stray(head, member, packed)
+  if packed < head.low or packed >= head.high then
+    return true
+  end
+  return head.parts > 1 and part_of(member, head.parts) ~= head.part
+end
+
+--[[ Where an event stands in a string of events: its position, or nil. Matches lie on multiples of EVENT. ]]
+local function find_event(events, event)
+  local id = string.sub(event, 1, EVENT_ID)
+  local at = string.find(events, id, 1, true)
+  while at and (at - 1) % EVENT ~= 0 do
+    at = string.find(events, id, at + 1, true)
+  end
+  return at
+end
+
+--[[ A WAIT covers what its own connection wrote. A call that wrote nothing, but whose answer rests on what somebody
+  else wrote here, writes this: replication is one ordered stream, so whoever waits for this has that too. ]]
+local function touch(keys, head)
+  redis.call('HSET', keys[HEAD], 'touched_ms', text(head.now))
+end
+
+--[[ Entries of a windowed key live until the window after theirs has passed. ]]
+local function expire_window(key, window, window_ms)
+  redis.call('PEXPIREAT', key, text((window + 2) * window_ms))
+end
+
+local function gone_entry(entry)
+  local epoch, target = string.match(entry, '^(%d+):(%d+)$')
+  return tonumber(epoch), tonumber(target)
+end

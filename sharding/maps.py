@@ -1,0 +1,99 @@
+"""The published maps: one hash a board in Redis, and what each process remembers of it.
+
+Publishing is ordered by (generation, version); an older map never replaces a newer one. Heads are written before the
+map is published, so a router that knows a map finds every shard ready.
+"""
+
+import json
+import threading
+import time
+from dataclasses import dataclass
+
+from runtime.deadlines import Deadline
+from sharding.boards import BoardPeriod
+from sharding.cluster.client import Answer, Call
+from sharding.errors import UnknownBoard
+from sharding.functions import Functions
+from sharding.keys import map_key
+from sharding.shard_map import ShardMap
+
+#: A process looks for a newer map at least this often; shards tell it sooner.
+_REMEMBERED_S = 5.0
+_MOST_REMEMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    shard_map: ShardMap
+    until: float
+
+
+class Maps:
+    """The current maps, as one process knows them."""
+
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+        self._remembered: dict[BoardPeriod, _Remembered] = {}
+        self._lock = threading.Lock()
+
+    def current(self, name: BoardPeriod, deadline: Deadline, *, newer_than: int = 0) -> ShardMap:
+        """The board's map; `newer_than`: a shard said that there is a later version. UnknownBoard if there is none."""
+        known = self._remembered.get(name)
+        if known and known.until > time.monotonic() and known.shard_map.version >= newer_than:
+            return known.shard_map
+        shard_map = self.published(name, deadline)
+        with self._lock:
+            if len(self._remembered) >= _MOST_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[name] = _Remembered(shard_map, time.monotonic() + _REMEMBERED_S)
+        return shard_map
+
+    def published(self, name: BoardPeriod, deadline: Deadline) -> ShardMap:
+        """The map in Redis."""
+        slot, key = map_key(name)
+        document = _value(self._functions.on_keys([Call(slot, ("HGET", key, "document"))], deadline)[0])
+        if document is None:
+            raise UnknownBoard(f"there is no board {name.board!r} for {name.period}", field="board")
+        return ShardMap.from_document(json.loads(document))
+
+    def publish(self, shard_map: ShardMap, deadline: Deadline) -> ShardMap:
+        """Open the map's shards where they are not, publish it, and return the map that is published then."""
+        opened = self._functions.on_keys(
+            [_open(shard_map, shard) for shard in shard_map.shards()], deadline, fence=True
+        )
+        for answer in opened:
+            _value(answer)
+        slot, key = map_key(shard_map.name)
+        document = json.dumps(shard_map.document())
+        call = Call(slot, ("FCALL", "rb1_publish", 1, key, shard_map.generation, shard_map.version, document))
+        published = _value(self._functions.on_keys([call], deadline, fence=True)[0]) or document
+        self._remembered.pop(shard_map.name, None)
+        return ShardMap.from_document(json.loads(published))
+
+
+def _open(shard_map: ShardMap, shard: int) -> Call:
+    index = shard_map.range_of(shard)
+    assert index is not None
+    part = shard_map.ranges[index]
+    fields = {
+        "shard": shard,
+        "low": part.low,
+        "high": part.high,
+        "parts": len(part.shards),
+        "part": part.shards.index(shard),
+        "state": "open",
+        "start_ms": shard_map.period.start_ms,
+        "unit_ms": shard_map.period.tie_unit_ms,
+        "sign": shard_map.board.order.sign,
+        "operator": shard_map.board.operator.value,
+        "recent_ms": shard_map.retry_window_ms,
+    }
+    keys = shard_map.keys(shard)
+    flat = [item for pair in fields.items() for item in pair]
+    return Call(keys.slot, ("FCALL", "rb1_open", 1, keys.head, shard_map.version, *flat))
+
+
+def _value(answer: Answer) -> bytes | None:
+    if answer.error is not None:
+        raise answer.error
+    return answer.reply  # type: ignore[no-any-return]

@@ -1,0 +1,85 @@
+"""Submissions, what identifies them, and what became of them."""
+
+import binascii
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgpack
+
+from sharding.errors import LeaderboardError, Outcome
+from sharding.players import PlayerId
+
+EVENT_ID_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A player's score in one match. (player, match id) counts once, however often it is sent."""
+
+    player: PlayerId
+    value: int
+    match_id: str
+    played_at_ms: int | None = None
+    request_id: str = ""
+
+    def event(self) -> bytes:
+        """What is kept to recognise a retry: the 8-byte event id and two bytes of the content.
+
+        The content is the value alone: a retry may well say another time or carry another request id.
+        """
+        content = binascii.crc_hqx(str(self.value).encode(), 0)
+        return blake2b(self.match_id.encode(), digest_size=EVENT_ID_BYTES).digest() + content.to_bytes(2, "big")
+
+    def note(self) -> bytes:
+        """What the audit keeps of a submission besides what the shard knows."""
+        packed: bytes = msgpack.packb((self.match_id, self.played_at_ms, self.request_id))
+        return packed
+
+
+class Note(NamedTuple):
+    """A note as it is read back."""
+
+    match_id: str
+    played_at_ms: int | None
+    request_id: str
+
+
+def read_note(packed: bytes) -> Note:
+    """The note that `Submission.note` packed."""
+    return Note(*msgpack.unpackb(packed))
+
+
+class Status(StrEnum):
+    """What became of a submission."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+class RankMode(StrEnum):
+    """Which rank the answer to a submission carries."""
+
+    #: exact within the shard; the players in better shards were counted up to a second ago
+    RECENT = "recent"
+    EXACT = "exact"
+    NONE = "none"
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one submission. `error` says why, for refused and unknown."""
+
+    status: Status
+    points: int | None = None
+    rank: int | None = None
+    durable: bool = False
+    error: LeaderboardError | None = None
+
+
+def failure(error: LeaderboardError) -> Result:
+    """The result of a submission that ended in an error: refused if nothing changed, else unknown."""
+    return Result(Status.REFUSED if error.outcome is Outcome.NOT_APPLIED else Status.UNKNOWN, error=error)

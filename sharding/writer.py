@@ -1,0 +1,243 @@
+"""The write path: submissions to the shards that hold their players, each applied exactly once.
+
+A submission costs one round trip to the shard where the directory's entry is remembered, two where it has to be read.
+The entry may be out of date, so the writer follows what the shards tell it: a tombstone names the next shard, a player
+who is leaving is helped over, an unknown one is looked up again. Whoever writes a row out of its range moves it.
+
+Hops are bounded; what has no place by then, or by the deadline, is answered as unavailable.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from runtime.deadlines import Deadline
+from sharding.boards import Board
+from sharding.cluster.client import Answer
+from sharding.directory import FIRST_EPOCH, Directory, Entry
+from sharding.errors import (
+    LeaderboardError,
+    MatchConflict,
+    NotDurable,
+    OutOfBounds,
+    ShardUnavailable,
+    UnknownPlayer,
+)
+from sharding.functions import SLICE, Code, Effect, Functions, ShardCall, effects, map_version, read_tombstone
+from sharding.handoff.mover import Leaving, Mover, leaving
+from sharding.players import Member, PlayerId, member_of, player_of
+from sharding.scores import LOWEST, POINTS_LIMIT, PackedScore, pack, points_of
+from sharding.shard_map import ShardMap
+from sharding.submissions import Result, Status, Submission, failure
+
+_MOST_HOPS = 10
+
+#: Which of these players exist, for a board; where registration is open, it makes them exist.
+KnownPlayers = Callable[[Board, Sequence[PlayerId]], Collection[PlayerId]]
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of one submission, and where its player is now: what a rank is told from."""
+
+    result: Result
+    shard: int = -1
+    place: int = -1
+    packed: PackedScore = LOWEST
+
+
+@dataclass(slots=True)
+class _Work:
+    """The state of one `write`."""
+
+    shard_map: ShardMap
+    submissions: Sequence[Submission]
+    members: list[Member]
+    written: list[Written | None]
+    deadline: Deadline
+    tell_places: bool
+    entries: dict[Member, Entry] = field(default_factory=dict)
+    may_create: set[Member] = field(default_factory=set)
+    #: players whose entry turned out to be wrong
+    lost: set[Member] = field(default_factory=set)
+    map_version: int = 0
+
+    def pending(self) -> list[int]:
+        return [index for index, written in enumerate(self.written) if written is None]
+
+    def fail(self, members: Collection[Member], error: LeaderboardError) -> None:
+        for index in self.pending():
+            if self.members[index] in members:
+                self.written[index] = Written(failure(error))
+
+
+class Writer:
+    """Applies submissions. One per process; safe to use from many threads or greenlets."""
+
+    def __init__(
+        self,
+        functions: Functions,
+        directory: Directory,
+        mover: Mover,
+        known_players: KnownPlayers,
+        *,
+        outbox_limit: int,
+        insist: bool,
+    ) -> None:
+        """`insist`: a write that no replica confirms is answered as NotDurable."""
+        self._functions = functions
+        self._directory = directory
+        self._mover = mover
+        self._known_players = known_players
+        self._outbox_limit = outbox_limit
+        self._insist = insist
+
+    def write(
+        self, shard_map: ShardMap, submissions: Sequence[Submission], deadline: Deadline, *, tell_places: bool
+    ) -> tuple[list[Written], int]:
+        """What became of the submissions, in their order, and the latest map version that a shard told of."""
+        members = [member_of(submission.player) for submission in submissions]
+        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, tell_places)
+        try:
+            work.entries = self._directory.locate(shard_map, members, deadline)
+            self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
+            for _ in range(_MOST_HOPS):
+                pending = work.pending()
+                if not pending or deadline.passed:
+                    break
+                self._hop(work, pending)
+        except LeaderboardError as error:
+            work.fail(set(members), error)
+        work.fail(set(members), ShardUnavailable("the player is on the move; try again"))
+        return [written for written in work.written if written is not None], work.map_version
+
+    def _hop(self, work: _Work, pending: list[int]) -> None:
+        """Send what is pending to where its players should be, and take in what the shards answer."""
+        if work.lost:
+            self._find_again(work)
+            pending = work.pending()
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index in pending:
+            groups[work.entries[work.members[index]].shard].append(index)
+        slices = [
+            (shard, indexes[start : start + SLICE])
+            for shard, indexes in groups.items()
+            for start in range(0, len(indexes), SLICE)
+        ]
+        calls = [self._call(work, shard, indexes) for shard, indexes in slices]
+        answers = self._functions.on_shards(calls, work.shard_map.retry_window_ms, work.deadline, fence=True)
+        strays: dict[Member, tuple[Entry, PackedScore]] = {}
+        helped: dict[Member, Leaving] = {}
+        for asked, answer in zip(slices, answers, strict=True):
+            self._take_in(work, asked, answer, strays, helped)
+        if helped:
+            moved = self._mover.complete(work.shard_map, helped, work.deadline)
+            work.entries.update({member: to.entry for member, to in moved.items()})
+        if strays:
+            self._move_home(work, strays)
+
+    def _call(self, work: _Work, shard: int, indexes: Iterable[int]) -> ShardCall:
+        args: list[object] = [self._outbox_limit, 1 if work.tell_places else 0]
+        for index in indexes:
+            submission, member = work.submissions[index], work.members[index]
+            create = 1 if member in work.may_create else 0
+            args += (member, submission.value, submission.event(), create, submission.note())
+        return ShardCall(work.shard_map.keys(shard), "rb1_apply", tuple(args))
+
+    def _take_in(
+        self,
+        work: _Work,
+        asked: tuple[int, Sequence[int]],
+        answer: Answer,
+        strays: dict[Member, tuple[Entry, PackedScore]],
+        helped: dict[Member, Leaving],
+    ) -> None:
+        shard, indexes = asked
+        if answer.error is not None:
+            for index in indexes:
+                work.written[index] = Written(failure(answer.error))
+            return
+        work.map_version = max(work.map_version, map_version(answer.reply))
+        for index, effect in zip(indexes, effects(answer.reply), strict=True):
+            member = work.members[index]
+            if effect.code in {Code.APPLIED, Code.DUPLICATE}:
+                work.written[index] = self._done(work, shard, effect, answer)
+                if effect.is_stray:
+                    strays[member] = (work.entries[member], PackedScore(int(effect.detail)))
+            elif effect.code == Code.REFUSED:
+                work.written[index] = Written(failure(_refusal(effect.detail)))
+            elif effect.code == Code.LEAVING:
+                helped[member] = leaving(shard, effect.detail)
+            elif effect.code == Code.GONE:
+                work.entries[member] = Entry(*read_tombstone(effect.detail))
+                self._directory.learn(work.shard_map, {member: work.entries[member]})
+            else:
+                work.lost.add(member)
+
+    def _done(self, work: _Work, shard: int, effect: Effect, answer: Answer) -> Written:
+        packed = PackedScore(int(effect.detail))
+        if self._insist and self._functions.replicas and not answer.confirmed:
+            return Written(failure(NotDurable()))
+        # A call that had to be sent twice finds what its first sending did: that is no duplicate of the caller's.
+        applied = effect.code == Code.APPLIED or answer.repeated
+        status = Status.APPLIED if applied else Status.DUPLICATE
+        points = points_of(packed, work.shard_map.board.order)
+        return Written(Result(status, points, durable=answer.confirmed), shard, effect.place, packed)
+
+    def _move_home(self, work: _Work, strays: dict[Member, tuple[Entry, PackedScore]]) -> None:
+        """Move the rows that these submissions took out of range. They count already: a failure is the sweeper's."""
+        for _ in range(_MOST_HOPS):
+            try:
+                moved = self._mover.move(work.shard_map, strays, work.deadline, tell_places=work.tell_places)
+            except LeaderboardError:
+                return
+            for index, member in enumerate(work.members):
+                written = work.written[index]
+                if member in moved and written is not None and written.shard >= 0:
+                    written.shard, written.place = moved[member].entry.shard, moved[member].place
+            work.entries.update({member: to.entry for member, to in moved.items()})
+            strays = {member: (to.entry, strays[member][1]) for member, to in moved.items() if to.is_stray}
+            if not strays:
+                return
+
+    def _find_again(self, work: _Work) -> None:
+        """Read the entries of players who are not where they were thought to be."""
+        lost, work.lost = work.lost, set()
+        found = self._directory.locate(work.shard_map, lost, work.deadline, fresh=True)
+        work.entries.update(found)
+        # A claim whose row is absent: the player's first row. Any later epoch is an arrival on its way: try again.
+        unborn = [member for member in lost if found.get(member, Entry(0, FIRST_EPOCH)).epoch == FIRST_EPOCH]
+        self._claim(work, unborn)
+
+    def _claim(self, work: _Work, members: Sequence[Member]) -> None:
+        """Enter players into the directory under the first epoch, or rewrite their claims; a replica has them then."""
+        if not members:
+            return
+        claims = {member: work.entries[member] for member in members if member in work.entries}
+        strangers = [member for member in members if member not in claims]
+        if strangers:
+            players = [player_of(member) for member in strangers]
+            known = set(self._known_players(work.shard_map.board, players))
+            unknown = {member for member, player in zip(strangers, players, strict=True) if player not in known}
+            work.fail(unknown, UnknownPlayer(field="user_id"))
+            first = {work.members[index]: work.submissions[index].value for index in reversed(work.pending())}
+            claims.update(
+                {member: self._home(work.shard_map, member, first[member]) for member in strangers if member in first}
+            )
+        if claims:
+            stored = self._directory.point(work.shard_map, claims, work.deadline)
+            work.entries.update(stored)
+            work.may_create.update(member for member, entry in stored.items() if entry.epoch == FIRST_EPOCH)
+
+    def _home(self, shard_map: ShardMap, member: Member, points: int) -> Entry:
+        """Where a player with these points will live. A guess is enough: a row out of range is moved."""
+        points = min(max(points, 1 - POINTS_LIMIT), POINTS_LIMIT - 1)
+        return Entry(shard_map.shard_for(pack(points, 0, shard_map.board.order), member), FIRST_EPOCH)
+
+
+def _refusal(why: bytes) -> LeaderboardError:
+    if why == b"match":
+        return MatchConflict("this match was reported for this player before, with another score", field="match_id")
+    if why == b"recent":
+        return OutOfBounds("the player has too many submissions in this window", field="user_id")
+    return OutOfBounds(f"the player's points would leave -{POINTS_LIMIT:,} to {POINTS_LIMIT:,}", field="score")

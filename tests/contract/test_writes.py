@@ -1,0 +1,61 @@
+"""Submissions on a real cluster: applied once, ranked at once, written down, moved when they leave their range."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from runtime.deadlines import Deadline
+from sharding.leaderboard import Leaderboard, RankMode, Submission
+from sharding.players import PlayerId
+from sharding.shard_map import ShardMap
+from sharding.submissions import Status
+
+pytestmark = pytest.mark.servers
+
+
+def submit(leaderboard: Leaderboard, shard_map: ShardMap, player: str, value: int, match: str):
+    submission = Submission(PlayerId(player), value, match)
+    return leaderboard.submit(shard_map.name, [submission], Deadline.after(10), rank=RankMode.EXACT)[0]
+
+
+def test_a_submission_is_applied_and_ranked(leaderboard: Leaderboard, open_board: Callable[..., ShardMap]) -> None:
+    shard_map = open_board()
+    first = submit(leaderboard, shard_map, "ann", 5, "m1")
+    assert (first.status, first.points, first.rank, first.durable) == (Status.APPLIED, 5, 1, True)
+    second = submit(leaderboard, shard_map, "bob", 7, "m1")
+    assert (second.points, second.rank) == (7, 1)
+    assert leaderboard.standing(shard_map.name, PlayerId("ann"), Deadline.after(10)).row.rank == 2
+
+
+def test_a_retry_counts_once(leaderboard: Leaderboard, open_board: Callable[..., ShardMap]) -> None:
+    shard_map = open_board()
+    submit(leaderboard, shard_map, "ann", 5, "m1")
+    again = submit(leaderboard, shard_map, "ann", 5, "m1")
+    assert (again.status, again.points) == (Status.DUPLICATE, 5)
+    other = submit(leaderboard, shard_map, "ann", 6, "m1")
+    assert other.status is Status.REFUSED
+
+
+def test_at_once_from_fifty_it_counts_once(leaderboard: Leaderboard, open_board: Callable[..., ShardMap]) -> None:
+    shard_map = open_board()
+    with ThreadPoolExecutor(50) as pool:
+        results = list(pool.map(lambda _: submit(leaderboard, shard_map, "ann", 15, "m1"), range(50)))
+    assert sorted(result.status for result in results) == [Status.APPLIED] + [Status.DUPLICATE] * 49
+    assert {result.points for result in results} == {15}
+
+
+def test_points_that_leave_the_range_take_the_row_along(
+    leaderboard: Leaderboard, open_board: Callable[..., ShardMap]
+) -> None:
+    shard_map = open_board([10, 20])
+    for match in range(5):
+        result = submit(leaderboard, shard_map, "ann", 6, f"m{match}")
+        assert (result.points, result.rank) == (6 * (match + 1), 1)
+    again = submit(leaderboard, shard_map, "ann", 6, "m0")
+    assert (again.status, again.points) == (Status.DUPLICATE, 30), "the memory of events travels with the row"
+    views = leaderboard.shards(shard_map.name, Deadline.after(10))
+    assert [view.rows for view in views] == [1, 0, 0]
+    assert all(view.strays == view.leaving == 0 for view in views)
+    assert sum(view.outbox for view in views) == 5
+    assert leaderboard.stats(shard_map.name, Deadline.after(10)).points_sum == 30
