@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from runtime.deadlines import Deadline
+from sharding.errors import LeaderboardError
 from sharding.functions import Functions, on_bucket
 from sharding.players import Member
 from sharding.shard_map import ShardMap
@@ -28,6 +29,22 @@ class Entry(NamedTuple):
 FIRST_EPOCH = 1
 
 
+class Located(NamedTuple):
+    """What the directory told: entries, and the error of each member whose part of it could not be asked.
+
+    A member in neither has no entry.
+    """
+
+    entries: dict[Member, Entry]
+    failed: dict[Member, LeaderboardError]
+
+    def of(self, member: Member) -> Entry | None:
+        """The member's entry; raises the error if it could not be asked for."""
+        if member in self.failed:
+            raise self.failed[member]
+        return self.entries.get(member)
+
+
 class Directory:
     """The directory of all boards, as one process uses it."""
 
@@ -38,26 +55,23 @@ class Directory:
 
     def locate(
         self, shard_map: ShardMap, members: Iterable[Member], deadline: Deadline, *, fresh: bool = False
-    ) -> dict[Member, Entry]:
-        """The entries of those members that have one; `fresh`: as stored, whatever is remembered."""
+    ) -> Located:
+        """The entries of members; `fresh`: as stored, whatever is remembered."""
         wanted = list(dict.fromkeys(members))
         found = {} if fresh else self._memory.get(shard_map, wanted)
         missing = [member for member in wanted if member not in found]
-        if missing:
-            stored = self._call("rb1_locate", shard_map, {member: (member,) for member in missing}, deadline)
-            self._memory.put(shard_map, stored)
-            found.update(stored)
-        return found
+        if not missing:
+            return Located(found, {})
+        stored = self._call("rb1_locate", shard_map, {member: (member,) for member in missing}, deadline)
+        return Located(found | stored.entries, stored.failed)
 
-    def point(self, shard_map: ShardMap, entries: Mapping[Member, Entry], deadline: Deadline) -> dict[Member, Entry]:
+    def point(self, shard_map: ShardMap, entries: Mapping[Member, Entry], deadline: Deadline) -> Located:
         """Point to where players are, unless an entry of a higher epoch is stored; the entries as they are then.
 
         With FIRST_EPOCH this claims players that have no entry. Fenced: what is returned is on a replica.
         """
         args = {member: (member, entry.shard, entry.epoch) for member, entry in entries.items()}
-        stored = self._call("rb1_point", shard_map, args, deadline, fence=True)
-        self._memory.put(shard_map, stored)
-        return stored
+        return self._call("rb1_point", shard_map, args, deadline, fence=True)
 
     def learn(self, shard_map: ShardMap, entries: Mapping[Member, Entry]) -> None:
         """Remember what a shard told."""
@@ -71,7 +85,7 @@ class Directory:
         deadline: Deadline,
         *,
         fence: bool = False,
-    ) -> dict[Member, Entry]:
+    ) -> Located:
         """One call a slot, all slots at once."""
         slots: dict[int, tuple[list[Member], list[str], list[bytes | int]]] = {}
         for member, arguments in args.items():
@@ -82,14 +96,18 @@ class Directory:
             flat.extend(arguments)
         calls = [on_bucket(function, slot, keys, flat) for slot, (_, keys, flat) in slots.items()]
         answers = self._functions.on_keys(calls, deadline, fence=fence)
-        entries: dict[Member, Entry] = {}
+        if fence:
+            self._functions.hold([call.slot for call in calls], answers, deadline)
+        located = Located({}, {})
         for (members, _, _), answer in zip(slots.values(), answers, strict=True):
             if answer.error is not None:
-                raise answer.error
+                located.failed.update(dict.fromkeys(members, answer.error))
+                continue
             for member, stored in zip(members, answer.reply, strict=True):
                 if stored is not None:
-                    entries[member] = _entry(stored)
-        return entries
+                    located.entries[member] = _entry(stored)
+        self._memory.put(shard_map, located.entries)
+        return located
 
 
 def _entry(stored: bytes) -> Entry:

@@ -23,6 +23,7 @@ from sharding.errors import (
     AuditBacklog,
     BoardFrozen,
     LeaderboardError,
+    NotDurable,
     ShardUnavailable,
 )
 from sharding.keys import ShardKeys, windows_at
@@ -145,10 +146,14 @@ class ShardCall(NamedTuple):
 class Functions:
     """The function library of one cluster, as called by one process."""
 
-    def __init__(self, client: ClusterClient, *, replicas: int, ack_ms: int) -> None:
-        """`replicas`: how many must have a fenced write; 0 leaves the fences out."""
+    def __init__(self, client: ClusterClient, *, replicas: int, ack_ms: int, insist: bool = False) -> None:
+        """`replicas`: how many must have a fenced write; 0 leaves the fences out.
+
+        `insist`: a shard that has lost its replicas takes no fenced writes; else it goes on without them.
+        """
         self.client = client
         self.replicas = replicas
+        self.insist = insist
         self._ack_ms = ack_ms
         self._clock_ahead_ms = 0.0
 
@@ -170,6 +175,28 @@ class Functions:
 
     def _execute(self, calls: Sequence[Call], deadline: Deadline, fence: bool) -> list[Answer]:
         return self.client.execute(calls, deadline, replicas=self.replicas if fence else 0, ack_ms=self._ack_ms)
+
+    def hold(self, slots: Sequence[int], answers: Sequence[Answer], deadline: Deadline) -> None:
+        """Make errors of those fenced answers that no replica confirmed: the next step must not rest on them.
+
+        Where the primary has no replica at all there is nothing to fail over to, and unless the settings insist on
+        replicas the next step may be taken.
+        """
+        if not self.replicas:
+            return
+        alone: dict[int, bool] = {}
+        for slot, answer in zip(slots, answers, strict=True):
+            if answer.error is None and not answer.confirmed:
+                if slot not in alone:
+                    alone[slot] = not self.insist and self._is_alone(slot, deadline)
+                if not alone[slot]:
+                    answer.error = NotDurable()
+
+    def _is_alone(self, slot: int, deadline: Deadline) -> bool:
+        """Whether the primary of a slot has no replica connected."""
+        owner = self.client.owner(slot)
+        role = self.client.command(owner, ("ROLE",), deadline) if owner else None
+        return isinstance(role, list) and role[0] == b"master" and not role[2]
 
     def _named(self, call: ShardCall, recent_ms: int) -> Call:
         windows = windows_at(int(time.time() * 1000 + self._clock_ahead_ms), recent_ms)

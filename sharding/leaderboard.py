@@ -7,6 +7,7 @@ finds their current map, and leaves the work to the modules named for it.
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,6 +17,7 @@ from sharding.boards import Board, BoardPeriod
 from sharding.cluster.client import Call, ClusterClient
 from sharding.coalescer import Coalescer
 from sharding.directory import Directory
+from sharding.errors import LeaderboardError
 from sharding.functions import Functions, library_code
 from sharding.handoff.mover import Mover
 from sharding.maps import Maps
@@ -78,12 +80,16 @@ class Leaderboard:
     def __init__(
         self, settings: Settings, client: ClusterClient, known_players: Callable[..., Collection[PlayerId]]
     ) -> None:
-        insist = settings.without_replicas == "refuse"
         self.client = client
-        self.functions = Functions(client, replicas=settings.ack_replicas, ack_ms=settings.ack_timeout_ms)
+        self.functions = Functions(
+            client,
+            replicas=settings.ack_replicas,
+            ack_ms=settings.ack_timeout_ms,
+            insist=settings.without_replicas == "refuse",
+        )
         self.maps = Maps(self.functions)
         self.directory = Directory(self.functions, remembered=settings.directory_cache)
-        self.mover = Mover(self.functions, self.directory, insist=insist)
+        self.mover = Mover(self.functions, self.directory)
         self.reader = Reader(self.functions, self.directory, self.mover)
         self.outbox = Outbox(self.functions)
         self._writer = Writer(
@@ -92,7 +98,6 @@ class Leaderboard:
             self.mover,
             known_players,
             outbox_limit=settings.outbox_limit,
-            insist=insist,
         )
         self._coalescers: dict[BoardPeriod, Coalescer] = {}
         self._counts: dict[BoardPeriod, _Counts] = {}
@@ -131,8 +136,10 @@ class Leaderboard:
             written = self._write(name, submissions, deadline, tell_places=rank is not RankMode.NONE)
         if rank is not RankMode.NONE:
             for submission, one in zip(submissions, written, strict=True):
+                # What is applied stays applied, also when its rank cannot be told.
                 if one.place >= 0:
-                    one.result.rank = self._rank(shard_map, submission.player, one, rank, deadline)
+                    with suppress(LeaderboardError):
+                        one.result.rank = self._rank(shard_map, submission.player, one, rank, deadline)
         return [one.result for one in written]
 
     def _coalescer(self, name: BoardPeriod) -> Coalescer:

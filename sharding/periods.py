@@ -77,11 +77,11 @@ def preceding(period: Period) -> Period | None:
 def parse_period(kind: PeriodKind, name: str) -> Period:
     """The period of this kind with this name; InvalidValue if there is none."""
     try:
-        if kind is PeriodKind.MONTH and re.fullmatch(r"\d{4}-\d{2}", name):
+        if kind is PeriodKind.MONTH and re.fullmatch(r"[0-9]{4}-[0-9]{2}", name):
             return _month(int(name[:4]), int(name[5:]))
-        if kind is PeriodKind.WEEK and re.fullmatch(r"\d{4}-W\d{2}", name):
+        if kind is PeriodKind.WEEK and re.fullmatch(r"[0-9]{4}-W[0-9]{2}", name):
             return _week(date.fromisocalendar(int(name[:4]), int(name[6:]), 1))
-        if kind is PeriodKind.DAY and re.fullmatch(r"\d{4}-\d{2}-\d{2}", name):
+        if kind is PeriodKind.DAY and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", name):
             return period_at(kind, _midnight(date.fromisoformat(name)))
         if kind is PeriodKind.FOREVER and name == "all":
             return period_at(kind, FOREVER_START)

@@ -79,7 +79,7 @@ class Reader:
     def find(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline) -> Found:
         """The player's row; a move it is in the middle of is finished first. NotOnBoard if there is none."""
         member = member_of(player)
-        entry = self._directory.locate(shard_map, [member], deadline).get(member)
+        entry = self._directory.locate(shard_map, [member], deadline).of(member)
         looked_up = False
         for _ in range(_MOST_HOPS):
             if entry is None:
@@ -101,7 +101,7 @@ class Reader:
                 break
             else:
                 looked_up = True
-                entry = self._directory.locate(shard_map, [member], deadline, fresh=True).get(member)
+                entry = self._directory.locate(shard_map, [member], deadline, fresh=True).of(member)
         raise NotOnBoard(f"{player} has no score on {shard_map.name}", field="user_id")
 
     def standing(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline) -> Standing:

@@ -8,13 +8,13 @@ Hops are bounded; what has no place by then, or by the deadline, is answered as 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.deadlines import Deadline
 from sharding.boards import Board
 from sharding.cluster.client import Answer
-from sharding.directory import FIRST_EPOCH, Directory, Entry
+from sharding.directory import FIRST_EPOCH, Directory, Entry, Located
 from sharding.errors import (
     LeaderboardError,
     MatchConflict,
@@ -32,7 +32,8 @@ from sharding.submissions import Result, Status, Submission, failure
 
 _MOST_HOPS = 10
 
-#: Which of these players exist, for a board; where registration is open, it makes them exist.
+#: Which of these players exist, for a board; where registration is open, it makes them exist. LeaderboardError if that
+#: cannot be told now.
 KnownPlayers = Callable[[Board, Sequence[PlayerId]], Collection[PlayerId]]
 
 
@@ -62,13 +63,21 @@ class _Work:
     lost: set[Member] = field(default_factory=set)
     map_version: int = 0
 
+    def take(self, located: Located) -> None:
+        """Take in what the directory told."""
+        self.entries.update(located.entries)
+        self.fail(located.failed)
+
     def pending(self) -> list[int]:
+        """The submissions that have no end yet."""
         return [index for index, written in enumerate(self.written) if written is None]
 
-    def fail(self, members: Collection[Member], error: LeaderboardError) -> None:
-        for index in self.pending():
-            if self.members[index] in members:
-                self.written[index] = Written(failure(error))
+    def fail(self, errors: Mapping[Member, LeaderboardError]) -> None:
+        """The end of these members' submissions, so far as they have none."""
+        if errors:
+            for index in self.pending():
+                if (error := errors.get(self.members[index])) is not None:
+                    self.written[index] = Written(failure(error))
 
 
 class Writer:
@@ -82,15 +91,12 @@ class Writer:
         known_players: KnownPlayers,
         *,
         outbox_limit: int,
-        insist: bool,
     ) -> None:
-        """`insist`: a write that no replica confirms is answered as NotDurable."""
         self._functions = functions
         self._directory = directory
         self._mover = mover
         self._known_players = known_players
         self._outbox_limit = outbox_limit
-        self._insist = insist
 
     def write(
         self, shard_map: ShardMap, submissions: Sequence[Submission], deadline: Deadline, *, tell_places: bool
@@ -98,17 +104,14 @@ class Writer:
         """What became of the submissions, in their order, and the latest map version that a shard told of."""
         members = [member_of(submission.player) for submission in submissions]
         work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, tell_places)
-        try:
-            work.entries = self._directory.locate(shard_map, members, deadline)
-            self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
-            for _ in range(_MOST_HOPS):
-                pending = work.pending()
-                if not pending or deadline.passed:
-                    break
-                self._hop(work, pending)
-        except LeaderboardError as error:
-            work.fail(set(members), error)
-        work.fail(set(members), ShardUnavailable("the player is on the move; try again"))
+        work.take(self._directory.locate(shard_map, members, deadline))
+        self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
+        for _ in range(_MOST_HOPS):
+            pending = work.pending()
+            if not pending or deadline.passed:
+                break
+            self._hop(work, pending)
+        work.fail(dict.fromkeys(members, ShardUnavailable("the player is on the move; try again")))
         return [written for written in work.written if written is not None], work.map_version
 
     def _hop(self, work: _Work, pending: list[int]) -> None:
@@ -176,7 +179,7 @@ class Writer:
 
     def _done(self, work: _Work, shard: int, effect: Effect, answer: Answer) -> Written:
         packed = PackedScore(int(effect.detail))
-        if self._insist and self._functions.replicas and not answer.confirmed:
+        if self._functions.insist and self._functions.replicas and not answer.confirmed:
             return Written(failure(NotDurable()))
         # A call that had to be sent twice finds what its first sending did: that is no duplicate of the caller's.
         applied = effect.code == Code.APPLIED or answer.repeated
@@ -187,10 +190,7 @@ class Writer:
     def _move_home(self, work: _Work, strays: dict[Member, tuple[Entry, PackedScore]]) -> None:
         """Move the rows that these submissions took out of range. They count already: a failure is the sweeper's."""
         for _ in range(_MOST_HOPS):
-            try:
-                moved = self._mover.move(work.shard_map, strays, work.deadline, tell_places=work.tell_places)
-            except LeaderboardError:
-                return
+            moved = self._mover.move(work.shard_map, strays, work.deadline, tell_places=work.tell_places)
             for index, member in enumerate(work.members):
                 written = work.written[index]
                 if member in moved and written is not None and written.shard >= 0:
@@ -204,9 +204,12 @@ class Writer:
         """Read the entries of players who are not where they were thought to be."""
         lost, work.lost = work.lost, set()
         found = self._directory.locate(work.shard_map, lost, work.deadline, fresh=True)
-        work.entries.update(found)
+        work.take(found)
         # A claim whose row is absent: the player's first row. Any later epoch is an arrival on its way: try again.
-        unborn = [member for member in lost if found.get(member, Entry(0, FIRST_EPOCH)).epoch == FIRST_EPOCH]
+        first = Entry(0, FIRST_EPOCH)
+        unborn = [
+            member for member in lost - set(found.failed) if found.entries.get(member, first).epoch == FIRST_EPOCH
+        ]
         self._claim(work, unborn)
 
     def _claim(self, work: _Work, members: Sequence[Member]) -> None:
@@ -217,17 +220,21 @@ class Writer:
         strangers = [member for member in members if member not in claims]
         if strangers:
             players = [player_of(member) for member in strangers]
-            known = set(self._known_players(work.shard_map.board, players))
-            unknown = {member for member, player in zip(strangers, players, strict=True) if player not in known}
-            work.fail(unknown, UnknownPlayer(field="user_id"))
+            try:
+                known = set(self._known_players(work.shard_map.board, players))
+            except LeaderboardError as error:
+                work.fail(dict.fromkeys(strangers, error))
+                known = set(players)
+            pairs = zip(strangers, players, strict=True)
+            work.fail({member: UnknownPlayer(field="user_id") for member, player in pairs if player not in known})
             first = {work.members[index]: work.submissions[index].value for index in reversed(work.pending())}
             claims.update(
                 {member: self._home(work.shard_map, member, first[member]) for member in strangers if member in first}
             )
         if claims:
             stored = self._directory.point(work.shard_map, claims, work.deadline)
-            work.entries.update(stored)
-            work.may_create.update(member for member, entry in stored.items() if entry.epoch == FIRST_EPOCH)
+            work.take(stored)
+            work.may_create.update(member for member, entry in stored.entries.items() if entry.epoch == FIRST_EPOCH)
 
     def _home(self, shard_map: ShardMap, member: Member, points: int) -> Entry:
         """Where a player with these points will live. A guess is enough: a row out of range is moved."""

@@ -7,7 +7,7 @@ function library that does not compile is refused for ever, and raises at once.
 
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import redis
@@ -37,12 +37,19 @@ NODE_TIMEOUT_S = 1.0
 log = structlog.get_logger(__name__)
 
 
-def form(addresses: Sequence[str], shape: Shape, *, deadline_s: float) -> None:
-    """Bring the nodes at `host:port` into the wanted shape, or raise `FormationError` after `deadline_s` seconds."""
+def form(
+    addresses: Sequence[str], shape: Shape, *, deadline_s: float, alive: Callable[[], bool] = lambda: True
+) -> None:
+    """Bring the nodes at `host:port` into the wanted shape.
+
+    Raises `FormationError` after `deadline_s` seconds, or once `alive` says that waiting for the nodes is in vain.
+    """
     deadline = time.monotonic() + deadline_s
     while not (wanted := plan(observe(addresses), shape)).done:
         for action in wanted.actions:
             _try(action)
+        if not alive():
+            raise FormationError(f"a node ended: {_lacks(wanted)}")
         if time.monotonic() > deadline:
             raise FormationError(f"the cluster was not formed in {deadline_s:g} s: {_lacks(wanted)}")
         time.sleep(LOOK_INTERVAL_S)

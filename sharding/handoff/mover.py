@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer
 from sharding.directory import Directory, Entry
-from sharding.errors import NotDurable
 from sharding.functions import (
     SLICE,
     Arrival,
@@ -33,6 +34,8 @@ from sharding.functions import (
 from sharding.players import Member
 from sharding.scores import PackedScore
 from sharding.shard_map import ShardMap
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,9 @@ def leaving(source: int, payload: bytes) -> Leaving:
 class Mover:
     """Takes players through the steps of the handoff."""
 
-    def __init__(self, functions: Functions, directory: Directory, *, insist: bool) -> None:
-        """`insist`: refuse to go on where no replica confirms a step (else go on, as there is none to fail over to)."""
+    def __init__(self, functions: Functions, directory: Directory) -> None:
         self._functions = functions
         self._directory = directory
-        self._insist = insist
 
     def move(
         self,
@@ -77,8 +78,8 @@ class Mover:
     ) -> dict[Member, Moved]:
         """Move strays (entry they are under, packed score) to where the map wants them; where each of them is now.
 
-        A player whom somebody else moved meanwhile is reported where that one put it; one who is at home by now, or
-        known nowhere, is left out.
+        A player whom somebody else moved meanwhile is reported where that one put it. Left out is one who is at home by
+        now, or known nowhere, or for whom a shard did not answer: a move that was begun stays for whoever comes next.
         """
         found, departed = self._depart(shard_map, strays, deadline)
         found.update(self.complete(shard_map, departed, deadline, tell_places=tell_places))
@@ -97,8 +98,8 @@ class Mover:
             return {}
         landed = self._arrive(shard_map, movers, deadline, tell_places)
         entries = {member: Entry(movers[member].about.target, movers[member].about.epoch) for member in landed}
-        self._directory.point(shard_map, entries, deadline)
-        self._finish(shard_map, {member: movers[member] for member in landed}, deadline)
+        pointed = self._directory.point(shard_map, entries, deadline)
+        self._finish(shard_map, {member: movers[member] for member in landed if member in pointed.entries}, deadline)
         return {
             member: Moved(entries[member], arrival.place, bool(arrival.is_stray)) for member, arrival in landed.items()
         }
@@ -164,7 +165,7 @@ class Mover:
         option: int = 0,
         fence: bool = True,
     ) -> Iterable[tuple[int, Sequence[Member], Answer]]:
-        """One step for all players: shard, its players and its answer. Raises what a shard answers with."""
+        """One step for all players: shard, its players and its answer, for the shards that took it."""
         slices = [
             (shard, members[start : start + SLICE])
             for shard, members in groups.items()
@@ -175,9 +176,17 @@ class Mover:
             for shard, members in slices
         ]
         answers = self._functions.on_shards(calls, shard_map.retry_window_ms, deadline, fence=fence)
+        if fence:
+            self._functions.hold([call.keys.slot for call in calls], answers, deadline)
         for (shard, members), answer in zip(slices, answers, strict=True):
             if answer.error is not None:
-                raise answer.error
-            if fence and self._insist and self._functions.replicas and not answer.confirmed:
-                raise NotDurable
-            yield shard, members, answer
+                log.warning(
+                    "handoff_step_failed",
+                    step=function,
+                    board=str(shard_map.name),
+                    shard=shard,
+                    players=len(members),
+                    reason=answer.error.detail,
+                )
+            else:
+                yield shard, members, answer
