@@ -2,8 +2,11 @@
 
 A call for thirty submissions costs hardly more than a call for one, so under load a process makes few calls with many
 submissions. Without load nothing waits: the first to arrive leads, and leaves at once. A leader writes what is queued,
-then hands the lead to the first who came meanwhile. So a submission waits for one call in flight at the most, in the
-order of arrival, which also keeps one player's submissions in order.
+then hands the lead to one who came meanwhile. So a submission waits for one call in flight at the most, in the order
+of arrival, which also keeps one player's submissions in order.
+
+A call has its leader's deadline, so the lead goes to the one with the most time: handed to the eldest it would, under
+load, leave no time for all the others.
 
 The queue is bounded: beyond that a submission is refused, having changed nothing.
 """
@@ -12,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from runtime.deadlines import Deadline
 from sharding.errors import Overloaded, ShardOutcomeUnknown, ShardUnavailable
@@ -53,12 +57,14 @@ class Coalescer:
             self._queue.append(me)
             if not self._has_leader:
                 self._has_leader = me.leads = True
-        if not me.leads:
-            me.woken.wait(deadline.remaining())
-        if me.leads:
-            self._lead(deadline)
-        if me.written is None:
-            self._withdraw(me)
+        try:
+            if not me.leads:
+                me.woken.wait(deadline.remaining())
+            if me.leads and not deadline.passed:
+                self._lead(deadline)
+        finally:  # also where the wait was interrupted, by a greenlet's timeout say
+            if me.written is None:
+                self._withdraw(me)
         return me.written or Written(failure(ShardOutcomeUnknown() if me.taken else ShardUnavailable()))
 
     def _lead(self, deadline: Deadline) -> None:
@@ -78,7 +84,7 @@ class Coalescer:
                 waiting.woken.set()
 
     def _withdraw(self, me: _Waiting) -> None:
-        """Out of time: leave the queue if still in it, and hand on the lead if it was handed over too late."""
+        """Out of time: leave the queue if still in it, and hand on the lead if it came too late."""
         with self._lock:
             if not me.taken and me in self._queue:
                 self._queue.remove(me)
@@ -87,7 +93,8 @@ class Coalescer:
 
     def _hand_on(self) -> None:
         if self._queue:
-            self._queue[0].leads = True
-            self._queue[0].woken.set()
+            heir = max(islice(self._queue, _MOST_TOGETHER), key=lambda waiting: waiting.deadline.at)
+            heir.leads = True
+            heir.woken.set()
         else:
             self._has_leader = False

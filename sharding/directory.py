@@ -97,7 +97,7 @@ class Directory:
         calls = [on_bucket(function, slot, keys, flat) for slot, (_, keys, flat) in slots.items()]
         answers = self._functions.on_keys(calls, deadline, fence=fence)
         if fence:
-            self._functions.hold([call.slot for call in calls], answers, deadline)
+            self._functions.hold([call.slot for call in calls], answers)
         located = Located({}, {})
         for (members, _, _), answer in zip(slots.values(), answers, strict=True):
             if answer.error is not None:

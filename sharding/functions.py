@@ -176,7 +176,7 @@ class Functions:
     def _execute(self, calls: Sequence[Call], deadline: Deadline, fence: bool) -> list[Answer]:
         return self.client.execute(calls, deadline, replicas=self.replicas if fence else 0, ack_ms=self._ack_ms)
 
-    def hold(self, slots: Sequence[int], answers: Sequence[Answer], deadline: Deadline) -> None:
+    def hold(self, slots: Sequence[int], answers: Sequence[Answer]) -> None:
         """Make errors of those fenced answers that no replica confirmed: the next step must not rest on them.
 
         Where the primary has no replica at all there is nothing to fail over to, and unless the settings insist on
@@ -184,19 +184,9 @@ class Functions:
         """
         if not self.replicas:
             return
-        alone: dict[int, bool] = {}
         for slot, answer in zip(slots, answers, strict=True):
-            if answer.error is None and not answer.confirmed:
-                if slot not in alone:
-                    alone[slot] = not self.insist and self._is_alone(slot, deadline)
-                if not alone[slot]:
-                    answer.error = NotDurable()
-
-    def _is_alone(self, slot: int, deadline: Deadline) -> bool:
-        """Whether the primary of a slot has no replica connected."""
-        owner = self.client.owner(slot)
-        role = self.client.command(owner, ("ROLE",), deadline) if owner else None
-        return isinstance(role, list) and role[0] == b"master" and not role[2]
+            if answer.error is None and not answer.confirmed and (self.insist or not self.client.is_alone(slot)):
+                answer.error = NotDurable()
 
     def _named(self, call: ShardCall, recent_ms: int) -> Call:
         windows = windows_at(int(time.time() * 1000 + self._clock_ahead_ms), recent_ms)

@@ -25,6 +25,7 @@ from sharding.merge import Placed
 from sharding.outbox import Outbox
 from sharding.players import PlayerId, member_of
 from sharding.reader import Page, Reader, Row, Standing
+from sharding.rebalancing import Rebalancer
 from sharding.scores import HIGHEST, LOWEST, PackedScore, points_of
 from sharding.shard_map import ShardMap
 from sharding.submissions import RankMode, Result, Submission
@@ -56,6 +57,7 @@ class ShardView:
     shard: int
     slot: int
     node: str
+    retiring: bool
     best_points: int | None
     worst_points: int | None
     part: int
@@ -92,8 +94,10 @@ class Leaderboard:
         self.mover = Mover(self.functions, self.directory)
         self.reader = Reader(self.functions, self.directory, self.mover)
         self.outbox = Outbox(self.functions)
+        self.rebalancer = Rebalancer(self.functions, self.maps, self.mover, self.reader)
         self._writer = Writer(
             self.functions,
+            self.maps,
             self.directory,
             self.mover,
             known_players,
@@ -159,10 +163,7 @@ class Leaderboard:
         self, name: BoardPeriod, submissions: Sequence[Submission], deadline: Deadline, *, tell_places: bool
     ) -> list[Written]:
         shard_map = self.maps.current(name, deadline)
-        written, version = self._writer.write(shard_map, submissions, deadline, tell_places=tell_places)
-        if version > shard_map.version:
-            self.maps.current(name, deadline, newer_than=version)
-        return written
+        return self._writer.write(shard_map, submissions, deadline, tell_places=tell_places)
 
     def _rank(
         self, shard_map: ShardMap, player: PlayerId, written: Written, mode: RankMode, deadline: Deadline
@@ -232,26 +233,26 @@ class Leaderboard:
         outboxes = iter(self.outbox.lengths(keys, deadline))
         leaving = iter(self._lengths([Call(key.slot, ("HLEN", key.leaving)) for key in keys], deadline))
         views = []
-        for part in shard_map.ranges:
-            for index, shard in enumerate(part.shards):
-                shape, slot = next(shapes), shard_map.keys(shard).slot
-                views.append(
-                    ShardView(
-                        shard=shard,
-                        slot=slot,
-                        node=self.client.owner(slot) or "",
-                        best_points=_points_bound(shard_map, part.low),
-                        worst_points=_points_bound(shard_map, PackedScore(part.high - 1)),
-                        part=index,
-                        parts=len(part.shards),
-                        rows=shape.rows,
-                        strays=shape.better + shape.worse,
-                        leaving=next(leaving),
-                        submissions=shape.submissions,
-                        outbox=next(outboxes),
-                        version=shape.version,
-                    )
+        for shard in shard_map.shards():
+            shape, slot, bounds = next(shapes), shard_map.keys(shard).slot, shard_map.bounds(shard)
+            views.append(
+                ShardView(
+                    shard=shard,
+                    slot=slot,
+                    node=self.client.owner(slot) or "",
+                    retiring=shard in shard_map.retiring,
+                    best_points=_points_bound(shard_map, bounds.low),
+                    worst_points=_points_bound(shard_map, PackedScore(bounds.high - 1)),
+                    part=bounds.part,
+                    parts=bounds.parts,
+                    rows=shape.rows,
+                    strays=shape.better + shape.worse,
+                    leaving=next(leaving),
+                    submissions=shape.submissions,
+                    outbox=next(outboxes),
+                    version=shape.version,
                 )
+            )
         return views
 
     def _lengths(self, calls: Sequence[Call], deadline: Deadline) -> list[int]:

@@ -7,7 +7,9 @@ map is published, so a router that knows a map finds every shard ready.
 import json
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
@@ -15,7 +17,7 @@ from sharding.cluster.client import Answer, Call
 from sharding.errors import UnknownBoard
 from sharding.functions import Functions
 from sharding.keys import map_key
-from sharding.shard_map import ShardMap
+from sharding.shard_map import Bounds, ShardMap
 
 #: A process looks for a newer map at least this often; shards tell it sooner.
 _REMEMBERED_S = 5.0
@@ -57,31 +59,42 @@ class Maps:
         return ShardMap.from_document(json.loads(document))
 
     def publish(self, shard_map: ShardMap, deadline: Deadline) -> ShardMap:
-        """Open the map's shards where they are not, publish it, and return the map that is published then."""
-        opened = self._functions.on_keys(
-            [_open(shard_map, shard) for shard in shard_map.shards()], deadline, fence=True
-        )
-        for answer in opened:
+        """Open the map's shards where they are not, publish it, and return the map that is published then.
+
+        For the first map of a generation. A later version goes through `rebalancing`, which keeps reads exact.
+        """
+        self.open_shards(shard_map, {shard: shard_map.bounds(shard) for shard in shard_map.shards()}, 1, deadline)
+        return self.replace(shard_map, deadline)
+
+    def open_shards(
+        self, shard_map: ShardMap, bounds: Mapping[int, Bounds], stage: Literal[0, 1], deadline: Deadline
+    ) -> None:
+        """Write the heads of shards with these bounds, for this version; stage 0 is a widened head (lua/head.lua)."""
+        calls = [_open(shard_map, shard, its, stage) for shard, its in bounds.items()]
+        answers = self._functions.on_keys(calls, deadline, fence=True)
+        self._functions.hold([call.slot for call in calls], answers)
+        for answer in answers:
             _value(answer)
+
+    def replace(self, shard_map: ShardMap, deadline: Deadline) -> ShardMap:
+        """Publish a map unless a newer one is; the map that is published then."""
         slot, key = map_key(shard_map.name)
         document = json.dumps(shard_map.document())
         call = Call(slot, ("FCALL", "rb1_publish", 1, key, shard_map.generation, shard_map.version, document))
-        published = _value(self._functions.on_keys([call], deadline, fence=True)[0]) or document
+        answers = self._functions.on_keys([call], deadline, fence=True)
+        self._functions.hold([slot], answers)
+        published = _value(answers[0]) or document
         self._remembered.pop(shard_map.name, None)
         return ShardMap.from_document(json.loads(published))
 
 
-def _open(shard_map: ShardMap, shard: int) -> Call:
-    index = shard_map.range_of(shard)
-    assert index is not None
-    part = shard_map.ranges[index]
+def _open(shard_map: ShardMap, shard: int, bounds: Bounds, stage: int) -> Call:
     fields = {
         "shard": shard,
-        "low": part.low,
-        "high": part.high,
-        "parts": len(part.shards),
-        "part": part.shards.index(shard),
-        "state": "open",
+        "low": bounds.low,
+        "high": bounds.high,
+        "parts": bounds.parts,
+        "part": bounds.part,
         "start_ms": shard_map.period.start_ms,
         "unit_ms": shard_map.period.tie_unit_ms,
         "sign": shard_map.board.order.sign,
@@ -90,7 +103,7 @@ def _open(shard_map: ShardMap, shard: int) -> Call:
     }
     keys = shard_map.keys(shard)
     flat = [item for pair in fields.items() for item in pair]
-    return Call(keys.slot, ("FCALL", "rb1_open", 1, keys.head, shard_map.version, *flat))
+    return Call(keys.slot, ("FCALL", "rb1_open", 1, keys.head, shard_map.version, stage, *flat))
 
 
 def _value(answer: Answer) -> bytes | None:

@@ -11,8 +11,9 @@ version, so a router with an old map is told so by the shard itself.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import exp, log
 from statistics import NormalDist
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from sharding.boards import Board, BoardPeriod, Operator
 from sharding.keys import DirectoryKeys, ShardKeys, directory_keys, shard_keys
 from sharding.periods import Period, PeriodKind, parse_period
 from sharding.players import Member, member_hash
-from sharding.scores import ELAPSED_SPAN, HIGHEST, LOWEST, Order, PackedScore, pack
+from sharding.scores import ELAPSED_SPAN, HIGHEST, LOWEST, POINTS_LIMIT, Order, PackedScore, pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,26 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one shard takes: packed scores low <= packed < high, of players of one part."""
+
+    low: PackedScore
+    high: PackedScore
+    parts: int = 1
+    part: int = 0
+
+    def hull(self, other: "Bounds") -> "Bounds":
+        """Bounds that take whatever one of the two takes."""
+        if (self.parts, self.part) == (other.parts, other.part):
+            return Bounds(min(self.low, other.low), max(self.high, other.high), self.parts, self.part)
+        return Bounds(min(self.low, other.low), max(self.high, other.high))
+
+
+#: What a shard takes that serves no range: nothing.
+NOTHING = Bounds(HIGHEST, HIGHEST)
+
+
+@dataclass(frozen=True, slots=True)
 class ShardMap:
     """One version of a board period's map. Ranges stand in rank order: the first one holds the best."""
 
@@ -50,12 +71,14 @@ class ShardMap:
     retry_window_ms: int
     partitions: int
     buckets: int
+    #: shards that served a range in an earlier version and may still hold rows on their way out
+    retiring: tuple[int, ...] = ()
     directory: DirectoryKeys = field(init=False, repr=False, compare=False)
     _lows: tuple[PackedScore, ...] = field(init=False, repr=False, compare=False)
     _keys: dict[int, ShardKeys] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check(self.ranges)
+        _check(self.ranges, self.retiring)
         name = self.name
         put = object.__setattr__
         put(self, "_lows", tuple(part.low for part in self.ranges))
@@ -68,9 +91,10 @@ class ShardMap:
         return BoardPeriod(self.board.name, self.period.name)
 
     def shards(self) -> Iterator[int]:
-        """All shards, best range first."""
+        """All shards that may hold rows: best range first, at the end those that retire."""
         for part in self.ranges:
             yield from part.shards
+        yield from self.retiring
 
     def range_at(self, packed: PackedScore) -> int:
         """The index of the range that holds a packed score."""
@@ -81,8 +105,16 @@ class ShardMap:
         return self.ranges[self.range_at(packed)].shard_of(member)
 
     def range_of(self, shard: int) -> int | None:
-        """The index of the range that a shard serves; None for a shard that this version does not use."""
+        """The index of the range that a shard serves; None for one that serves none in this version."""
         return next((index for index, part in enumerate(self.ranges) if shard in part.shards), None)
+
+    def bounds(self, shard: int) -> Bounds:
+        """What a shard takes in this version."""
+        index = self.range_of(shard)
+        if index is None:
+            return NOTHING
+        part = self.ranges[index]
+        return Bounds(part.low, part.high, len(part.shards), part.shards.index(shard))
 
     def keys(self, shard: int) -> ShardKeys:
         """A shard's keys, also of one that another version uses."""
@@ -107,7 +139,22 @@ class ShardMap:
             "ranges": [{"low": part.low, "high": part.high, "shards": list(part.shards)} for part in self.ranges],
             "retry_window_ms": self.retry_window_ms,
             "directory": {"partitions": self.partitions, "buckets": self.buckets},
+            "retiring": list(self.retiring),
         }
+
+    def recut(self, cuts: Sequence[PackedScore]) -> Self:
+        """The next version, with one shard between each two of these ascending cuts.
+
+        Shards keep their order in the ranking, so that as few players as possible change theirs. New ones get the next
+        numbers; those left over retire.
+        """
+        serving = [part.shards[0] for part in self.ranges]
+        fresh = max(self.shards()) + 1
+        wanted = len(cuts) + 1
+        owners = serving[:wanted] + list(range(fresh, fresh + wanted - len(serving)))
+        retiring = tuple(shard for shard in self.shards() if shard not in owners)
+        ranges = ranges_cut_at(cuts, [[shard] for shard in owners])
+        return replace(self, version=self.version + 1, ranges=ranges, retiring=retiring)
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Self:
@@ -134,17 +181,18 @@ class ShardMap:
             retry_window_ms=document["retry_window_ms"],
             partitions=document["directory"]["partitions"],
             buckets=document["directory"]["buckets"],
+            retiring=tuple(document["retiring"]),
         )
 
 
-def _check(ranges: Sequence[Range]) -> None:
+def _check(ranges: Sequence[Range], retiring: Sequence[int]) -> None:
     if not ranges or ranges[0].low != LOWEST or ranges[-1].high != HIGHEST:
         raise ValueError("the ranges of a shard map cover every packed score")
     if any(part.low >= part.high for part in ranges):
         raise ValueError("a range holds at least one packed score")
     if any(upper.high != lower.low for upper, lower in pairwise(ranges)):
         raise ValueError("the ranges of a shard map neither overlap nor leave gaps")
-    shards = [shard for part in ranges for shard in part.shards]
+    shards = [*(shard for part in ranges for shard in part.shards), *retiring]
     if len(set(shards)) != len(shards) or any(not part.shards for part in ranges):
         raise ValueError("every range has shards of its own")
 
@@ -159,11 +207,13 @@ def ranges_cut_at(cuts: Sequence[PackedScore], shards: Sequence[Sequence[int]] |
 def expected_cuts(shards: int, median: int, sigma: float, order: Order) -> list[PackedScore]:
     """Cuts that give each shard as many players if their points are log-normal around `median`.
 
-    A guess for a period that has no players yet. Fewer points than shards leave fewer cuts: equal ones are one.
+    A guess for a period that has no players yet. Fewer points than shards leave fewer cuts: equal ones are one, and so
+    are those beyond what a board can hold.
     """
-    normal = NormalDist(0, sigma)
-    quantiles = {round(median * 2.718281828459045 ** normal.inv_cdf(part / shards)) for part in range(1, shards)}
-    return sorted(cut_after(points, order) for points in quantiles)
+    normal = NormalDist(log(median), sigma)
+    logs = (min(normal.inv_cdf(part / shards), log(POINTS_LIMIT)) for part in range(1, shards))
+    most = POINTS_LIMIT - 2  # behind a cut after more there would be nothing left
+    return sorted(cut_after(points, order) for points in {min(round(exp(value)), most) for value in logs})
 
 
 def cut_after(points: int, order: Order) -> PackedScore:

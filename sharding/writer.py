@@ -9,6 +9,7 @@ Hops are bounded; what has no place by then, or by the deadline, is answered as 
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from runtime.deadlines import Deadline
@@ -25,6 +26,7 @@ from sharding.errors import (
 )
 from sharding.functions import SLICE, Code, Effect, Functions, ShardCall, effects, map_version, read_tombstone
 from sharding.handoff.mover import Leaving, Mover, leaving
+from sharding.maps import Maps
 from sharding.players import Member, PlayerId, member_of, player_of
 from sharding.scores import LOWEST, POINTS_LIMIT, PackedScore, pack, points_of
 from sharding.shard_map import ShardMap
@@ -86,6 +88,7 @@ class Writer:
     def __init__(
         self,
         functions: Functions,
+        maps: Maps,
         directory: Directory,
         mover: Mover,
         known_players: KnownPlayers,
@@ -93,6 +96,7 @@ class Writer:
         outbox_limit: int,
     ) -> None:
         self._functions = functions
+        self._maps = maps
         self._directory = directory
         self._mover = mover
         self._known_players = known_players
@@ -100,8 +104,8 @@ class Writer:
 
     def write(
         self, shard_map: ShardMap, submissions: Sequence[Submission], deadline: Deadline, *, tell_places: bool
-    ) -> tuple[list[Written], int]:
-        """What became of the submissions, in their order, and the latest map version that a shard told of."""
+    ) -> list[Written]:
+        """What became of the submissions, in their order."""
         members = [member_of(submission.player) for submission in submissions]
         work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, tell_places)
         work.take(self._directory.locate(shard_map, members, deadline))
@@ -112,7 +116,8 @@ class Writer:
                 break
             self._hop(work, pending)
         work.fail(dict.fromkeys(members, ShardUnavailable("the player is on the move; try again")))
-        return [written for written in work.written if written is not None], work.map_version
+        self._use_newer_map(work)
+        return [written for written in work.written if written is not None]
 
     def _hop(self, work: _Work, pending: list[int]) -> None:
         """Send what is pending to where its players should be, and take in what the shards answer."""
@@ -137,6 +142,7 @@ class Writer:
             moved = self._mover.complete(work.shard_map, helped, work.deadline)
             work.entries.update({member: to.entry for member, to in moved.items()})
         if strays:
+            self._use_newer_map(work)
             self._move_home(work, strays)
 
     def _call(self, work: _Work, shard: int, indexes: Iterable[int]) -> ShardCall:
@@ -199,6 +205,12 @@ class Writer:
             strays = {member: (to.entry, strays[member][1]) for member, to in moved.items() if to.is_stray}
             if not strays:
                 return
+
+    def _use_newer_map(self, work: _Work) -> None:
+        """Go on by the map that the shards told of: by an older one strays would be moved to where they are strays."""
+        if work.map_version > work.shard_map.version:
+            with suppress(LeaderboardError):
+                work.shard_map = self._maps.current(work.shard_map.name, work.deadline, newer_than=work.map_version)
 
     def _find_again(self, work: _Work) -> None:
         """Read the entries of players who are not where they were thought to be."""

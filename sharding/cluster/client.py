@@ -47,6 +47,7 @@ _LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 _PAUSE_S = 0.025
 _REFRESH_EVERY_S = 0.1
 _TOPOLOGY_TIMEOUT_S = 0.3
+_ALONE_FOR_S = 1.0
 
 
 class Call(NamedTuple):
@@ -85,6 +86,8 @@ class _Node:
     def __init__(self, address: str, timeout_s: float, connections: int) -> None:
         self.address = address
         self.breaker = Breaker()
+        #: until when nobody need wait for this node's replicas: it has none
+        self.alone_until = 0.0
         self._timeout_s = timeout_s
         self._idle: list[Connection] = []
         self._permits = threading.BoundedSemaphore(connections)
@@ -138,8 +141,9 @@ class _Exchange:
     #: where ASK sent a call
     asked: dict[int, str] = field(default_factory=dict)
 
-    def answer(self, index: int, reply: Any) -> None:
+    def answer(self, index: int, reply: Any, confirmed: bool) -> None:
         self.answers[index].reply = reply
+        self.answers[index].confirmed = confirmed
         self.pending.discard(index)
 
     def fail(self, index: int, error: LeaderboardError, cause: Exception | None = None) -> None:
@@ -213,19 +217,22 @@ class ClusterClient:
         # In the order of addresses: two callers that need connections of the same nodes cannot wait for each other.
         for (address, asking), indexes in sorted(groups.items()):
             node = self._node(address)
+            waits = exchange.replicas > 0 and node.alone_until <= time.monotonic()
             if not node.breaker.allows(time.monotonic()):
                 self._refuse(exchange, address, indexes)
-            elif (connection := self._send(exchange, node, indexes, asking)) is not None:
-                sent.append((node, connection, indexes, asking))
-        for node, connection, indexes, asking in sent:
-            self._receive(exchange, node, connection, indexes, asking)
+            elif (connection := self._send(exchange, node, indexes, asking=asking, waits=waits)) is not None:
+                sent.append((node, connection, indexes, asking, waits))
+        for node, connection, indexes, asking, waits in sent:
+            self._receive(exchange, node, connection, indexes, asking=asking, waits=waits)
 
     def _refuse(self, exchange: _Exchange, address: str, indexes: list[int]) -> None:
         """The node is taken to be down: calls whose slot has no other owner by now fail at once."""
         self.refresh()
         exchange.give_up(index for index in indexes if self.owner(exchange.calls[index].slot) == address)
 
-    def _send(self, exchange: _Exchange, node: _Node, indexes: list[int], asking: bool) -> Connection | None:
+    def _send(
+        self, exchange: _Exchange, node: _Node, indexes: list[int], *, asking: bool, waits: bool
+    ) -> Connection | None:
         """Write calls to a node; None if that failed."""
         connection = node.take(exchange.deadline)
         if connection is None:
@@ -235,7 +242,7 @@ class ClusterClient:
             if asking:
                 commands.append(("ASKING",))
             commands.append(exchange.calls[index].args)
-        if exchange.replicas:
+        if waits:
             commands.append(("WAIT", exchange.replicas, exchange.ack_ms))
         try:
             connection.connect()
@@ -251,17 +258,25 @@ class ClusterClient:
         return connection
 
     def _receive(
-        self, exchange: _Exchange, node: _Node, connection: Connection, indexes: list[int], asking: bool
+        self,
+        exchange: _Exchange,
+        node: _Node,
+        connection: Connection,
+        indexes: list[int],
+        *,
+        asking: bool,
+        waits: bool,
     ) -> None:
         """Read the answers of one node."""
+        replies: dict[int, Any] = {}
+        confirmed = lacks_library = False
         unread = list(reversed(indexes))
-        lacks_library = False
         try:
             while unread:
                 if asking:
                     self._read(connection, exchange.deadline)
                 try:
-                    exchange.answer(unread[-1], self._read(connection, exchange.deadline))
+                    replies[unread[-1]] = self._read(connection, exchange.deadline)
                 except (MovedError, AskError) as redirect:
                     self._redirect(exchange, node, unread[-1], redirect)
                 except _PASSING:
@@ -274,15 +289,14 @@ class ClusterClient:
                     else:
                         exchange.fail(unread[-1], _refusal(error), error)
                 unread.pop()
-            if exchange.replicas:
-                confirmed = self._read(connection, exchange.deadline) >= exchange.replicas
-                for index in indexes:
-                    exchange.answers[index].confirmed = confirmed
+            if waits:
+                confirmed = self._confirmed(exchange, connection)
         except BusyLoadingError:  # the library drops the replies behind it: all of them say the same
             node.lose(connection)
             return
         except _LOST:
-            exchange.uncertain.update(unread)
+            # Without the answer to its WAIT a reply counts for nothing: a failover may be taking it back just now.
+            exchange.uncertain.update(unread, replies)
             node.lose(connection)
             return
         except BaseException:  # a greenlet's timeout: what is unread would be taken for the next caller's
@@ -290,8 +304,39 @@ class ClusterClient:
             raise
         node.breaker.succeeded()
         node.give_back(connection)
+        if waits and replies and not confirmed:
+            self._doubt(exchange, node, replies)
+        for index, reply in replies.items():
+            exchange.answer(index, reply, confirmed)
         if lacks_library:
             self._load_library(node.address, exchange.deadline)
+
+    def _confirmed(self, exchange: _Exchange, connection: Connection) -> bool:
+        """The answer to a WAIT."""
+        try:
+            return bool(self._read(connection, exchange.deadline) >= exchange.replicas)
+        except ResponseError:  # the node became a replica while we waited
+            return False
+
+    def _doubt(self, exchange: _Exchange, node: _Node, replies: dict[int, Any]) -> None:
+        """No replica confirmed: find out whether this node still is the primary, and whether it has replicas at all.
+
+        One that was paused, or cut off, goes on as if nothing had happened until it learns that another has taken over,
+        and then forgets what it did meanwhile. So the others are asked, and replies of a node that owns the slot no
+        more are dropped: the calls are made again, at the new owner.
+        """
+        self.refresh(avoid=node.address)
+        for index in [index for index in replies if self._owners[exchange.calls[index].slot] != node.address]:
+            del replies[index]
+            exchange.uncertain.add(index)
+        role = self.command(node.address, ("ROLE",), exchange.deadline)
+        if isinstance(role, list) and role[0] == b"master" and not role[2]:
+            node.alone_until = time.monotonic() + _ALONE_FOR_S
+
+    def is_alone(self, slot: int) -> bool:
+        """Whether the primary of a slot was found to have no replica connected."""
+        owner = self.owner(slot)
+        return owner is not None and self._node(owner).alone_until > time.monotonic()
 
     def _redirect(self, exchange: _Exchange, node: _Node, index: int, redirect: MovedError | AskError) -> None:
         # An empty host means: the host you asked.
@@ -351,23 +396,28 @@ class ClusterClient:
         self._ensure_topology()
         return self._owners[slot]
 
-    def refresh(self) -> None:
-        """Learn anew who owns which slots. One caller does it, at most every 100 ms; the others use what it learns."""
+    def refresh(self, *, avoid: str | None = None) -> None:
+        """Learn anew who owns which slots, not from `avoid`.
+
+        One caller does it, at most every 100 ms; the others use what it learns.
+        """
         if not self._refresh_lock.acquire(blocking=False):
             with self._refresh_lock:
                 return
         try:
             if time.monotonic() - self._refreshed_at >= _REFRESH_EVERY_S:
-                self._learn()
+                self._learn(avoid)
                 self._refreshed_at = time.monotonic()
         finally:
             self._refresh_lock.release()
 
-    def _learn(self) -> None:
+    def _learn(self, avoid: str | None) -> None:
         """Ask nodes in turn, healthy ones first, until one tells the slots."""
         known = sorted(self._nodes.values(), key=lambda node: node.breaker.failures)
         addresses = [node.address for node in known] + [seed for seed in self._seeds if seed not in self._nodes]
         for address in addresses:
+            if address == avoid:
+                continue
             slots = self.command(address, ("CLUSTER", "SLOTS"), Deadline.after(_TOPOLOGY_TIMEOUT_S))
             if isinstance(slots, RedisError | OSError) or not slots:
                 continue

@@ -177,7 +177,7 @@ class Mover:
         ]
         answers = self._functions.on_shards(calls, shard_map.retry_window_ms, deadline, fence=fence)
         if fence:
-            self._functions.hold([call.keys.slot for call in calls], answers, deadline)
+            self._functions.hold([call.keys.slot for call in calls], answers)
         for (shard, members), answer in zip(slices, answers, strict=True):
             if answer.error is not None:
                 log.warning(

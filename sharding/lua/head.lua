@@ -1,15 +1,20 @@
---[[ rb1_open: write a shard's head, unless it has one of the same or a higher version of the map.
+--[[ rb1_open: write a shard's head, unless it has one that is as new. A change of the map comes in two stages: 0, the
+  range is widened to what it was and what it will be; 1, it is what the map says.
   KEYS  head
-  ARGV  version of the map, then field, value, ...
+  ARGV  version of the map, stage, then field, value, ...
   Reply the head's version afterwards ]]
 local function rb1_open(keys, args)
-  local version = tonumber(redis.call('HGET', keys[1], 'version') or 0)
-  local wanted = tonumber(args[1])
-  if wanted > version then
-    redis.call('HSET', keys[1], 'version', text(wanted), unpack(args, 2))
-    version = wanted
+  local field = redis.call('HMGET', keys[1], 'version', 'stage')
+  local version, stage = tonumber(field[1] or 0), tonumber(field[2] or 0)
+  local wanted, wanted_stage = tonumber(args[1]), tonumber(args[2])
+  if wanted < version or (wanted == version and wanted_stage <= stage) then
+    return version
   end
-  return version
+  if version == 0 then
+    redis.call('HSET', keys[1], 'state', 'open')
+  end
+  redis.call('HSET', keys[1], 'version', text(wanted), 'stage', text(wanted_stage), unpack(args, 3))
+  return wanted
 end
 
 --[[ rb1_publish: keep a map, unless one of the same or a higher version is published.

@@ -1,0 +1,27 @@
+"""The connections of one worker process, made when they are first needed: always after the fork."""
+
+from functools import cache
+
+from sqlalchemy import Engine
+
+from records.engine import connect
+from runtime.settings import Settings, load
+from sharding.leaderboard import Leaderboard
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process."""
+    return load()
+
+
+@cache
+def engine() -> Engine:
+    """PostgreSQL."""
+    return connect(settings().postgres_dsn, pool_size=2, application_name="rangeboard-worker")
+
+
+@cache
+def leaderboard() -> Leaderboard:
+    """The boards. Workers move players and drain outboxes, but never meet one for the first time."""
+    return Leaderboard.connect(settings(), known_players=lambda _, players: players)
