@@ -30,6 +30,12 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerSet]:
 
 
 @pytest.fixture(scope="session")
+def postgres_dsn(servers: ServerSet) -> str:
+    """The superuser's address of an empty database; tests that need tables make databases of their own."""
+    return servers.settings.postgres_dsn
+
+
+@pytest.fixture(scope="session")
 def leaderboard(servers: ServerSet) -> Iterator[Leaderboard]:
     """The boards of that cluster; every player exists."""
     board = Leaderboard.connect(servers.settings, known_players=lambda _, players: players)

@@ -22,7 +22,7 @@ local GONE_MS = 86400000        -- a tombstone lives for one to two of these win
 local PAYLOAD = 1               -- version of what travels from shard to shard
 
 local function text(number)
-  return string.format('%.0f', number)
+  return string.format('%.0f', number + 0) -- + 0: there is a -0, and no command takes it
 end
 
 local function now_ms()

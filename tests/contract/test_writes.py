@@ -7,7 +7,7 @@ import pytest
 
 from runtime.deadlines import Deadline
 from sharding.leaderboard import Leaderboard, RankMode, Submission
-from sharding.players import PlayerId
+from sharding.players import PlayerId, member_of
 from sharding.shard_map import ShardMap
 from sharding.submissions import Status
 
@@ -59,3 +59,15 @@ def test_points_that_leave_the_range_take_the_row_along(
     assert all(view.strays == view.leaving == 0 for view in views)
     assert sum(view.outbox for view in views) == 5
     assert leaderboard.stats(shard_map.name, Deadline.after(10)).points_sum == 30
+
+
+def test_a_move_of_somebody_who_stays_changes_nothing(
+    leaderboard: Leaderboard, open_board: Callable[..., ShardMap]
+) -> None:
+    shard_map = open_board([10, 20])
+    submit(leaderboard, shard_map, "ann", 5, "m1")
+    member = member_of(PlayerId("ann"))
+    entry = leaderboard.directory.locate(shard_map, [member], Deadline.after(10)).entries[member]
+    packed = leaderboard.reader.find(shard_map, PlayerId("ann"), Deadline.after(10)).packed
+    assert leaderboard.mover.move(shard_map, {member: (entry, packed)}, Deadline.after(10)) == {}
+    assert leaderboard.reader.find(shard_map, PlayerId("ann"), Deadline.after(10)).packed == packed

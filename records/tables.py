@@ -1,0 +1,147 @@
+"""The tables, for building queries. The schema itself is what `migrations/versions` say; a test holds the two together.
+
+Text that is compared, and never sorted for a person, is collated "C": that is byte order, the order in which Redis
+breaks ties; it is faster than a language's, and an upgrade of the system's locales does not spoil its indexes.
+"""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData()
+
+_word = Text(collation="C")
+_moment = DateTime(timezone=True)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", _word, primary_key=True),
+    Column("username", _word, nullable=False, unique=True),
+    Column("display_name", Text, nullable=False),
+    Column("avatar_url", Text),
+    Column("country", _word),
+    Column("hidden", Boolean, nullable=False, server_default=text("false")),
+    Column("created_at", _moment, nullable=False, server_default=func.now()),
+)
+
+boards = Table(
+    "boards",
+    metadata,
+    Column("name", _word, primary_key=True),
+    Column("period_kind", _word, nullable=False),
+    Column("operator", _word, nullable=False),
+    Column("order", _word, nullable=False),
+    Column("min_value", BigInteger),
+    Column("max_value", BigInteger),
+    Column("registration", _word, nullable=False),
+    Column("players_may_report", Boolean, nullable=False, server_default=text("false")),
+    Column("created_at", _moment, nullable=False, server_default=func.now()),
+)
+
+games = Table(
+    "games",
+    metadata,
+    Column("event_id", BigInteger, nullable=False),
+    Column("value", BigInteger, nullable=False),
+    Column("points_after", BigInteger, nullable=False),
+    Column("played_at", _moment),
+    Column("received_at", _moment, nullable=False),
+    Column("month", Date, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("entry_item", SmallInteger, nullable=False),
+    Column("user_id", _word, nullable=False),
+    Column("board", _word, nullable=False),
+    Column("period", _word, nullable=False),
+    Column("operator", _word, nullable=False),
+    Column("kind", _word, nullable=False),
+    Column("entry_id", _word, nullable=False),
+    Column("match_id", _word, nullable=False),
+    Column("request_id", _word),
+    PrimaryKeyConstraint("user_id", "board", "period", "event_id", "month"),
+    postgresql_partition_by="RANGE (month)",
+)
+
+audit_quarantine = Table(
+    "audit_quarantine",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("board", _word, nullable=False),
+    Column("period", _word, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("entry_id", _word, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("quarantined_at", _moment, nullable=False, server_default=func.now()),
+    UniqueConstraint("board", "period", "shard", "entry_id"),
+)
+
+leaderboard_snapshots = Table(
+    "leaderboard_snapshots",
+    metadata,
+    Column("rank", BigInteger, nullable=False),
+    Column("points", BigInteger, nullable=False),
+    Column("month", Date, nullable=False),
+    Column("user_id", _word, nullable=False),
+    Column("board", _word, nullable=False),
+    Column("period", _word, nullable=False),
+    PrimaryKeyConstraint("user_id", "board", "period", "month"),
+    Index("leaderboard_snapshots_board_period_rank_idx", "board", "period", "rank"),
+    postgresql_partition_by="RANGE (month)",
+)
+
+archives = Table(
+    "archives",
+    metadata,
+    Column("board", _word, ForeignKey("boards.name"), nullable=False),
+    Column("period", _word, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("state", _word, nullable=False),
+    Column("players", BigInteger),
+    Column("points", Numeric),
+    Column("changed_at", _moment, nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("board", "period", "shard"),
+)
+
+shard_maps = Table(
+    "shard_maps",
+    metadata,
+    Column("board", _word, ForeignKey("boards.name"), nullable=False),
+    Column("period", _word, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("document", JSONB, nullable=False),
+    Column("created_at", _moment, nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("board", "period", "version"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _word, primary_key=True),
+    Column("secret_hash", _word, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(_word), nullable=False),
+    Column("created_at", _moment, nullable=False, server_default=func.now()),
+    Column("revoked_at", _moment),
+)

@@ -1,0 +1,52 @@
+"""What COPY reads is what was written, whatever the texts hold."""
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from records import copytext
+from records.errors import InvalidRecord
+
+FIELDS = ("number", "maybe_number", "word", "maybe_word")
+NULLABLE = ("maybe_number", "maybe_word")
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["None", "None\n", r"\None", r"\N", r"\.", "NoneNone", "", "\\", "\\t", "\r\n"]
+)
+numbers = st.integers(-(2**63), 2**63 - 1)
+rows = st.tuples(numbers, st.none() | numbers, texts, st.none() | texts)
+
+UNESCAPED = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f", "v": "\v"}
+
+
+def read_as_copy_does(lines: bytes) -> list[tuple[str | None, ...]]:
+    """The rules of PostgreSQL's documentation of COPY's text format, with the option NULL 'None'."""
+    assert lines == b"" or lines.endswith(b"\n")
+    return [
+        tuple(
+            None if raw == "None" else re.sub(r"\\(.)", lambda found: UNESCAPED.get(found[1], found[1]), raw)
+            for raw in line.split("\t")
+        )
+        for line in lines.decode().split("\n")[:-1]
+    ]
+
+
+@given(st.lists(rows, max_size=20))
+@example([(1, None, "None", None)])
+@example([(1, 2, "None", None), (1, None, "a", "b")])
+def test_every_row_reads_back(given_rows):
+    """Each value comes back as it was: numbers as their digits, None as NULL, a text that looks like NULL as a text."""
+    expected = [tuple(None if value is None else str(value) for value in row) for row in given_rows]
+    assert read_as_copy_does(copytext.encode(given_rows, FIELDS, NULLABLE)) == expected
+
+
+@pytest.mark.parametrize("unfit", ["a\0b", "\ud800", "é\udfff"])
+@pytest.mark.parametrize("others", ["plain", "back\\slash"])
+def test_a_character_that_postgresql_cannot_hold_is_named_by_field_and_row(unfit, others):
+    """The drain must know which entry to put aside, also when other rows need escaping."""
+    good = (1, None, others, None)
+    with pytest.raises(InvalidRecord) as refused:
+        copytext.encode([good, good, (1, None, "w", unfit), good], FIELDS, NULLABLE)
+    assert (refused.value.field, refused.value.index) == ("maybe_word", 2)
