@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 from records_databases import migrated_database, scalar, wait_until
+from psycopg2.extensions import make_dsn
 from sqlalchemy import text
 
 from records.engine import transaction
@@ -49,7 +50,7 @@ def test_work_that_fails_frees_it(database):
     assert is_free(database, "drain:1")
 
 
-def test_a_killed_process_frees_it(database):
+def test_a_killed_process_frees_it(database, postgres_dsn):
     """No expiry has to be waited for."""
     hold = """
 import sys, time
@@ -60,7 +61,7 @@ with lease(engine.connect(sys.argv[1]), "drain:1") as held:
     sys.stdin.read()
 """
     with database.connect() as connection:
-        dsn = connection.connection.driver_connection.dsn
+        dsn = make_dsn(postgres_dsn, dbname=connection.connection.driver_connection.info.dbname)
     holder = subprocess.Popen([sys.executable, "-c", hold, dsn], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"True\n"
     assert not is_free(database, "drain:1")
