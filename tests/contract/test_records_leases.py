@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
-from records_databases import migrated_database, scalar, wait_until
 from psycopg2.extensions import make_dsn
+from records_databases import migrated_database, scalar, wait_until
 from sqlalchemy import text
 
 from records.engine import transaction

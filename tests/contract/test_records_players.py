@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import pytest
+from psycopg2.extensions import make_dsn
 from records_databases import migrated_database
 from sqlalchemy import event
 
@@ -143,7 +144,7 @@ def test_players_are_registered_on_the_fly(database, tag):
     assert found[f"new-{tag}"].username.startswith(f"new-{tag}#")
 
 
-def test_many_processes_may_register_the_same_players_at_once(database, tag):
+def test_many_processes_may_register_the_same_players_at_once(database, postgres_dsn, tag):
     """None waits for another that waits for it, though each has its own order of a set; each player is one's."""
     register = """
 import sys
@@ -155,7 +156,7 @@ sys.stdin.readline()
 print(len(players.register_missing(database, {f"{sys.argv[2]}-{number}" for number in range(5000)})))
 """
     with database.connect() as connection:
-        dsn = connection.connection.driver_connection.dsn
+        dsn = make_dsn(postgres_dsn, dbname=connection.connection.driver_connection.info.dbname)
     pods = [
         subprocess.Popen(
             [sys.executable, "-c", register, dsn, tag],
