@@ -1,0 +1,94 @@
+"""The people behind the ids on a page: one query for all that are not remembered.
+
+A ranking is worth showing without names, so PostgreSQL may be away: what is remembered is used whatever its age, the
+rest stays nameless, and the answer says so. After a failure nobody asks for a moment, so that a PostgreSQL which hangs
+does not hold up every read.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from api.patience import in_background
+from records.errors import RecordsError
+from records.players import Player
+from sharding.players import PlayerId
+
+_FRESH_S = 30.0
+_MOST_REMEMBERED = 100_000
+_PATIENCE_S = 1.0
+_PAUSE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    player: Player | None
+    fresh_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The players that were found, by id. Not `complete`: others may have names that could not be asked for."""
+
+    players: Mapping[PlayerId, Player]
+    complete: bool
+
+
+class Names:
+    """The players that this process has shown lately."""
+
+    def __init__(
+        self,
+        profiles: Callable[[Sequence[PlayerId]], Mapping[str, Player]],
+        *,
+        most: int = _MOST_REMEMBERED,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`profiles` gives the players of ids, leaving out those who are not there."""
+        self._profiles = profiles
+        self._most = most
+        self._clock = clock
+        self._remembered: dict[PlayerId, _Remembered] = {}
+        self._pause_until = float("-inf")
+        self._lock = threading.Lock()
+
+    def of(self, ids: Sequence[PlayerId]) -> Found:
+        """The players of these ids."""
+        now = self._clock()
+        remembered = {player_id: self._remembered.get(player_id) for player_id in ids}
+        wanted = [player_id for player_id, known in remembered.items() if known is None or known.fresh_until <= now]
+        complete = True
+        if wanted:
+            loaded = self._load(wanted, now)
+            complete = loaded is not None
+            remembered.update(loaded or {})
+        players = {player_id: known.player for player_id, known in remembered.items() if known and known.player}
+        return Found(players, complete or all(known is not None for known in remembered.values()))
+
+    def _load(self, wanted: Sequence[PlayerId], now: float) -> dict[PlayerId, _Remembered] | None:
+        """What PostgreSQL says; None if it cannot be asked."""
+        if now < self._pause_until:
+            return None
+        try:
+            return in_background(partial(self._ask, wanted)).result(_PATIENCE_S)
+        except TimeoutError:
+            self._pause_until = self._clock() + _PAUSE_S
+        except RecordsError as error:
+            if not error.retryable:
+                raise
+            self._pause_until = self._clock() + _PAUSE_S
+        return None
+
+    def _ask(self, wanted: Sequence[PlayerId]) -> dict[PlayerId, _Remembered]:
+        players = self._profiles(wanted)
+        fresh_until = self._clock() + _FRESH_S
+        loaded = {player_id: _Remembered(players.get(player_id), fresh_until) for player_id in wanted}
+        with self._lock:
+            for player_id in wanted:
+                self._remembered.pop(player_id, None)
+            self._remembered.update(loaded)
+            while len(self._remembered) > self._most:
+                del self._remembered[next(iter(self._remembered))]
+        return loaded

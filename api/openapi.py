@@ -1,0 +1,95 @@
+"""The contract as an OpenAPI document, made of the endpoints and the very types that decode and encode."""
+
+import re
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from api.endpoints import Endpoint
+from api.problems import MEDIA_TYPE, Problem
+from api.requests import JSON
+
+_REF = "#/components/schemas/{name}"
+_PLACEHOLDER = re.compile(r"<(\w+)>")
+_ALWAYS = (400, 500, 503)
+
+
+def document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these endpoints."""
+    types = _types(endpoints)
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    schema_of = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        path = _PLACEHOLDER.sub(r"{\1}", endpoint.path)
+        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, schema_of, components)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Rangeboard", "version": version, "description": _DESCRIPTION},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key"}},
+        },
+    }
+
+
+_DESCRIPTION = (
+    "A real-time leaderboard, sharded by score. Errors are problem documents (RFC 9457) whose `outcome` says whether a "
+    "write may have happened: after `unknown`, send the same submission again under the same match id."
+)
+
+
+def _types(endpoints: Iterable[Endpoint]) -> list[Any]:
+    kinds: list[Any] = [Problem]
+    for endpoint in endpoints:
+        kinds += [endpoint.gives, endpoint.query]
+        if endpoint.takes is not None:
+            kinds.append(endpoint.takes)
+    return list({id(kind): kind for kind in kinds}.values())
+
+
+def _operation(endpoint: Endpoint, schema_of: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": endpoint.summary,
+        "operationId": endpoint.answer.__qualname__.replace("Answers.", "-").lower(),
+        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint, components)],
+        "responses": _responses(endpoint, schema_of),
+    }
+    if endpoint.takes is not None:
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema_of[id(endpoint.takes)]}}}
+    if endpoint.scope is not None:
+        operation["security"] = [{"key": [endpoint.scope.value]}]
+    return operation
+
+
+def _path_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PLACEHOLDER.findall(endpoint.path)
+    ]
+
+
+def _query_parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[dict[str, Any]]:
+    schema = components.get(endpoint.query.__name__, {})
+    required = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": member}
+        for name, member in schema.get("properties", {}).items()
+    ]
+
+
+def _responses(endpoint: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
+    refusals = {*_ALWAYS, *endpoint.refuses}
+    if endpoint.scope is not None:
+        refusals |= {401, 403}
+    if endpoint.takes is not None:
+        refusals |= {408, 413, 415}
+    forms = {status: (MEDIA_TYPE, schema_of[id(Problem)]) for status in refusals}
+    forms |= {status.value: (JSON, schema_of[id(endpoint.gives)]) for status in (endpoint.status, *endpoint.also)}
+    return {
+        str(status): {"description": HTTPStatus(status).phrase, "content": {media_type: {"schema": schema}}}
+        for status, (media_type, schema) in sorted(forms.items())
+    }

@@ -1,0 +1,241 @@
+"""The forms of the contract: what bodies and queries hold, and what answers hold.
+
+The same types decode, encode and describe themselves in `/openapi.json`. Fields that are not named here are refused.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from records.boards import Operator, Order, PeriodKind, Registration
+from records.players import MOST_AT_ONCE, NAME_LENGTH, URL_LENGTH
+from sharding.players import ID_PATTERN
+from sharding.submissions import RankMode
+
+UserId = Annotated[
+    str,
+    Meta(
+        description="1 to 64 characters of A-Z a-z 0-9 . _ : - ; a UUID may be in capitals and means the same",
+        extra_json_schema={"pattern": f"^{ID_PATTERN}$"},
+    ),
+]
+# Ends with a look ahead because Python's `$` also matches before a last newline.
+MATCH_ID_PATTERN = r"^[ -~]{1,128}$(?!\n)"
+MatchId = Annotated[str, Meta(pattern=MATCH_ID_PATTERN, description="1 to 128 printable ASCII characters")]
+BoardName = Annotated[str, Meta(description="1 to 32 characters of a-z 0-9 _ -", examples=["global"])]
+# 64 bits: beyond them a number is malformed, within them the board's bounds decide.
+Score = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="Points of this submission")]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with its offset from UTC")]
+
+
+class _Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Answer(msgspec.Struct, kw_only=True):
+    pass
+
+
+class _OnBoard(_Answer, kw_only=True):
+    """Names the board and its period: `month` where the board starts anew each month, else `period`."""
+
+    board: str
+    month: str | UnsetType = UNSET
+    period: str | UnsetType = UNSET
+
+
+# -- scores
+
+
+class NewScore(_Form, frozen=True, kw_only=True):
+    """One submission. (user_id, match_id) counts once, however often it is sent."""
+
+    user_id: UserId
+    score: Score
+    match_id: MatchId | None = None
+    board: BoardName = "global"
+    played_at: Annotated[Moment | None, Meta(description="Decides which period the match counts in")] = None
+
+
+class ScoreQuery(_Form, frozen=True, kw_only=True):
+    """How to answer a submission."""
+
+    rank: Annotated[RankMode, Meta(description="recent: counts at most a second old")] = RankMode.RECENT
+
+
+class Submitted(_OnBoard, kw_only=True):
+    """What became of a submission; `score` is the player's, as it is now."""
+
+    user_id: str
+    score: int
+    rank: int | None
+    rank_is: Annotated[Literal["exact", "recent", "none"], Meta(description="How the rank was counted")]
+    applied: Annotated[bool, Meta(description="false: this match had been counted before")]
+    durable: Annotated[bool, Meta(description="A replica has it too")]
+    match_id: str
+
+
+class BoardQuery(_Form, frozen=True, kw_only=True):
+    """Which board, and which period of it; without one, the current one."""
+
+    board: BoardName = "global"
+    month: Annotated[str | None, Meta(description="YYYY-MM")] = None
+    period: Annotated[str | None, Meta(description="YYYY-MM-DD, YYYY-Www, YYYY-MM or all, as the board has it")] = None
+
+
+class TopQuery(BoardQuery, frozen=True, kw_only=True):
+    """Which part of the ranking."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 10
+    offset: Annotated[int, Meta(ge=0, le=10**9)] = 0
+
+
+class SurroundingQuery(BoardQuery, frozen=True, kw_only=True):
+    """How many players on each side."""
+
+    offset: Annotated[int, Meta(ge=1, le=10)] = 4
+
+
+class Entry(_Answer, kw_only=True):
+    """A row of the ranking. Names are null where nobody knows them (any more)."""
+
+    rank: int
+    user_id: str
+    username: str | None
+    display_name: str | None
+    avatar_url: str | None
+    score: int
+    is_current_user: bool | UnsetType = UNSET
+
+
+class Entries(_OnBoard, kw_only=True):
+    """Consecutive rows of the ranking, as it was at `as_of`. `names: unavailable`: they could not be asked for."""
+
+    total_players: int
+    as_of: datetime
+    entries: list[Entry]
+    next: Annotated[str, Meta(description="The address of the rows that follow")] | UnsetType = UNSET
+    names: Literal["unavailable"] | UnsetType = UNSET
+
+
+class Standing(_OnBoard, kw_only=True):
+    """A player's exact rank. `percentile`: the share of players who rank no better; the first has 100."""
+
+    user_id: str
+    display_name: str | None
+    score: int
+    rank: int
+    percentile: float
+    total_players: int
+    names: Literal["unavailable"] | UnsetType = UNSET
+
+
+class Stats(_OnBoard, kw_only=True):
+    """A board at a glance."""
+
+    total_players: int
+    top_score: int | None
+    average_score: float | None
+    submissions: int
+    shards: int
+
+
+# -- players
+
+
+class NewUser(_Form, frozen=True, kw_only=True):
+    """A player to be; without an id one is made, without a display name it is the username."""
+
+    username: Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)]
+    user_id: UserId | None = None
+    display_name: Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)] | None = None
+    avatar_url: Annotated[str, Meta(max_length=URL_LENGTH, description="http or https")] | None = None
+    country: Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)", description="ISO 3166-1, two letters")] | None = None
+
+
+NewUsers = Annotated[list[NewUser], Meta(min_length=1, max_length=MOST_AT_ONCE)]
+
+
+class User(_Answer, kw_only=True):
+    """A player."""
+
+    user_id: str
+    username: str
+    display_name: str
+    avatar_url: str | None
+    country: str | None
+    created_at: datetime
+
+
+class UsersQuery(_Form, frozen=True, kw_only=True):
+    """Which players, by username."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 50
+    after: Annotated[
+        str, Meta(max_length=NAME_LENGTH, pattern=r"^[^\x00]*$", description="The username before the first one")
+    ] = ""
+
+
+class Users(_Answer, kw_only=True):
+    """Players, by username."""
+
+    users: list[User]
+    next: str | UnsetType = UNSET
+
+
+class UserCreation(_Answer, kw_only=True):
+    """What became of one player of a batch. `field` and `reason` say what is wrong with an invalid one."""
+
+    status: Literal["created", "exists", "username_taken", "invalid"]
+    user_id: str | None
+    field: str | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+
+
+class UserCreations(_Answer, kw_only=True):
+    """What became of a batch, in the order sent."""
+
+    created: int
+    exists: int
+    refused: int
+    results: list[UserCreation]
+
+
+# -- boards
+
+
+class Board(_Answer, kw_only=True):
+    """A board's rules. `lowest` and `highest` bound one submission; `current` is the period that is open now."""
+
+    board: str
+    period: PeriodKind
+    current: str
+    operator: Operator
+    order: Order
+    lowest: int | None
+    highest: int | None
+    registration: Registration
+
+
+class Boards(_Answer, kw_only=True):
+    """All boards, by name."""
+
+    boards: list[Board]
+
+
+# -- health
+
+
+class Alive(_Answer, kw_only=True):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(_Answer, kw_only=True):
+    """Whether requests can be served, and each thing this depends on: `ok`, or what is wrong with it."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    dependencies: dict[str, str]

@@ -1,0 +1,125 @@
+"""gunicorn's gevent worker, with what it leaves open closed.
+
+- A client that stops sending in the middle of a body, or stops reading, would hold its connection for ever: while a
+  request is served, every wait for the socket is bounded.
+- A body that was refused for its size is still on its way. What remains is read for a while, so that the client gets
+  to see the answer, but not without end.
+- What cannot be read as HTTP at all is refused with a problem document like everything else.
+- PostgreSQL's driver waits in C and would stop the whole process. It is told to wait cooperatively, and not for ever:
+  under this way of waiting the driver's own timeout for connecting has no effect, and a server that hangs cannot
+  enforce the timeout of a statement.
+"""
+
+import socket
+import time
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import psycopg2
+from gevent.socket import wait_read, wait_write
+from gunicorn.http import errors
+from gunicorn.workers.ggevent import GeventWorker
+from psycopg2 import extensions
+
+from api.problems import MEDIA_TYPE, Problem
+from api.requests import new_request_id
+
+SOCKET_TIMEOUT_S = 30.0
+POSTGRES_TIMEOUT_S = 3.0
+_DRAIN_S = 5.0
+_DRAIN_BYTES = 64 * 1024 * 1024
+_STEP_BYTES = 64 * 1024
+_PARTING_S = 1.0
+
+#: What the server says of requests it cannot read; anything else is no request of a client.
+_STATUSES: dict[type[Exception], HTTPStatus] = {
+    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+    errors.ParseException: HTTPStatus.BAD_REQUEST,
+}
+
+
+class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+    """A process that serves the API."""
+
+    def patch(self) -> None:
+        """Make the process cooperative, PostgreSQL's driver included."""
+        super().patch()
+        extensions.set_wait_callback(wait_for_postgres)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> Any:
+        """Serve one request, and make sure that the next one can be found behind it."""
+        sock.settimeout(SOCKET_TIMEOUT_S)
+        try:
+            handled = super().handle_request(listener_name, req, sock, addr)
+            if not req.body.failed and not _drained(req.body):
+                raise StopIteration
+            return handled
+        finally:
+            sock.settimeout(None)
+
+    def handle_error(self, _req: Any, client: socket.socket, _addr: Any, exc: BaseException) -> None:
+        """Answer what could not be read, or what failed outside of the application."""
+        status = next((_STATUSES[base] for base in type(exc).__mro__ if base in _STATUSES), None)
+        if status is None:
+            self.log.exception("Error handling request")
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+        try:
+            _part(client, _answer(status))
+        except OSError:
+            self.log.debug("The client did not wait for its answer")
+
+
+def _drained(body: Any) -> bool:
+    """Whether the rest of a body could be read."""
+    deadline = time.monotonic() + _DRAIN_S
+    drained = 0
+    while rest := len(body.read(_STEP_BYTES)):
+        drained += rest
+        if drained > _DRAIN_BYTES or time.monotonic() > deadline:
+            return False
+    return True
+
+
+def _part(client: socket.socket, last_words: bytes) -> None:
+    """Say the last words, and hear the client out for a moment: closing on unread bytes would take them back."""
+    client.settimeout(_PARTING_S)
+    client.sendall(last_words)
+    client.shutdown(socket.SHUT_WR)
+    deadline = time.monotonic() + _PARTING_S
+    while client.recv(_STEP_BYTES) and time.monotonic() < deadline:
+        pass
+
+
+def _answer(status: HTTPStatus) -> bytes:
+    request_id = new_request_id()
+    problem = Problem(
+        type="about:blank",
+        title=status.phrase,
+        status=status.value,
+        detail="this cannot be read as an HTTP request" if status < 500 else status.phrase,
+        outcome="not_applied" if status < 500 or status is HTTPStatus.NOT_IMPLEMENTED else "unknown",
+        request_id=request_id,
+    )
+    body = msgspec.json.encode(problem)
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Type: {MEDIA_TYPE}\r\n"
+        f"X-Request-ID: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def wait_for_postgres(connection: Any) -> None:
+    """Let other greenlets run until PostgreSQL answers; OperationalError if it does not."""
+    while True:
+        state = connection.poll()
+        if state == extensions.POLL_OK:
+            return
+        wait = wait_read if state == extensions.POLL_READ else wait_write
+        try:
+            wait(connection.fileno(), timeout=POSTGRES_TIMEOUT_S)
+        except TimeoutError as error:
+            raise psycopg2.OperationalError(f"PostgreSQL did not answer for {POSTGRES_TIMEOUT_S:g} s") from error

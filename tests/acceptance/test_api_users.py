@@ -1,0 +1,92 @@
+"""Players through HTTP: made one by one or in batches, read, listed."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from api_calls import BASE, Api, RunningStack
+
+pytestmark = pytest.mark.servers
+
+USERS = f"{BASE}/users"
+
+
+@pytest.fixture(scope="module")
+def api(stack: RunningStack) -> Api:
+    return Api(stack)
+
+
+def test_a_player_is_made_and_read_back(api: Api) -> None:
+    name = f"Zoë {uuid4().hex[:8]}"
+    made = api.post(USERS, {"username": name, "avatar_url": "https://img.example/z.png", "country": "AT"})
+    assert made.status == 201
+    player = made.json
+    assert made.headers["Location"] == f"{USERS}/{player['user_id']}"
+    created_at = datetime.fromisoformat(player["created_at"])
+    assert abs(datetime.now(UTC) - created_at) < timedelta(minutes=1)
+    assert player == {
+        "user_id": player["user_id"],
+        "username": name,
+        "display_name": name,
+        "avatar_url": "https://img.example/z.png",
+        "country": "AT",
+        "created_at": player["created_at"],
+    }
+    assert api.get(made.headers["Location"]).json == player
+
+
+def test_a_batch_tells_what_became_of_each(api: Api) -> None:
+    [there] = api.players()
+    new = f"new-{uuid4().hex}"
+    answer = api.post(
+        f"{USERS}:batch",
+        [
+            {"user_id": new, "username": new},
+            {"user_id": there, "username": f"other {there}"},
+            {"username": f"name of {there}"},
+            {"user_id": "a b", "username": "bad id"},
+            {"user_id": new, "username": new},
+        ],
+    )
+    assert answer.status == 200
+    assert [result["status"] for result in answer.json["results"]] == [
+        "created",
+        "exists",
+        "username_taken",
+        "invalid",
+        "exists",
+    ]
+    assert answer.json["results"][3]["field"] == "user_id"
+    assert (answer.json["created"], answer.json["exists"], answer.json["refused"]) == (1, 2, 2)
+    assert api.get(f"{USERS}/{there}").json["username"] == f"name of {there}"
+
+
+def test_ten_thousand_players_are_made_at_once(api: Api) -> None:
+    mark = uuid4().hex[:12]
+    users = [{"user_id": f"many-{mark}-{number}", "username": f"many {mark} {number}"} for number in range(10_000)]
+    assert api.post(f"{USERS}:batch", users).json["created"] == 10_000
+    assert api.post(f"{USERS}:batch", users).json["exists"] == 10_000
+    assert api.submit(f"many-{mark}-9999").status == 200
+
+
+def test_the_listing_comes_to_an_end_and_has_everybody_once(api: Api) -> None:
+    mark = f"~{uuid4().hex[:8]}"  # sorts behind all others
+    names = [f"{mark} {number}" for number in range(7)]
+    api.post(f"{USERS}:batch", [{"username": name} for name in names])
+    listed: list[str] = []
+    path: str | None = f"{USERS}?limit=3&after={mark}"
+    while path:
+        page = api.get(path).json
+        assert len(page["users"]) <= 3
+        listed += [user["username"] for user in page["users"]]
+        path = page.get("next")
+    assert [name for name in listed if name.startswith(mark)] == names
+    assert len(listed) == len(set(listed))
+
+
+def test_the_boards_are_listed_with_their_rules(api: Api) -> None:
+    [board] = [board for board in api.get(f"{BASE}/boards").json["boards"] if board["board"] == "global"]
+    assert board["period"] == "month"
+    assert board["current"] == f"{datetime.now(UTC):%Y-%m}"
+    assert (board["operator"], board["order"], board["registration"]) == ("add", "desc", "registered")
+    assert board["lowest"] < 0 < board["highest"]
