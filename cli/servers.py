@@ -18,6 +18,8 @@ from types import TracebackType
 
 import msgspec
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cli import programs
 from cli.errors import StackError
@@ -94,6 +96,10 @@ class ServerSet:
         """The process ids of what is running."""
         return {name: process.pid for name, process in self._running.items()}
 
+    def directory_of(self, name: str) -> Path:
+        """Where a process keeps its data."""
+        return self._programs[name].directory
+
     def start(self, name: str) -> None:
         """Start a process that is not running; it need not be ready on return."""
         self._running[name] = self._programs[name].popen(self._logs / f"{name}.log")
@@ -138,7 +144,7 @@ class ServerSet:
 def wait_for_redis(port: int, deadline_s: float, alive: Callable[[], bool] = lambda: True) -> None:
     """Return once the server on this port answers and has its data loaded."""
     deadline = time.monotonic() + deadline_s
-    with redis.Redis(host=HOST, port=port, socket_timeout=1.0) as client:
+    with redis.Redis(host=HOST, port=port, socket_timeout=1.0, retry=Retry(NoBackoff(), 0)) as client:
         while True:
             try:
                 client.ping()

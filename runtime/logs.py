@@ -17,6 +17,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from runtime.settings import Settings
 
+QUIET = ("celery.beat", "celery.app.trace", "celery.worker.strategy")
+"""Loggers that announce every tick as news: below warning they are heard at level `debug` only."""
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -50,6 +53,8 @@ def configure(settings: Settings, process: str = "api", stream: TextIO | None = 
         logger.propagate = True
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(LEVELS[settings.log_level])
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.NOTSET if settings.log_level == "debug" else logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.log_level]),

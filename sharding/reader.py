@@ -8,7 +8,9 @@ whatever the offset.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
 from sharding.directory import Directory, Entry
 from sharding.errors import NotOnBoard, ShardUnavailable
-from sharding.functions import LIVE, Code, Functions, Shape, ShardCall, pairs, read_tombstone
+from sharding.functions import LIVE, SLICE, Code, Functions, Shape, ShardCall, pairs, read_tombstone
 from sharding.handoff.mover import Mover, leaving
 from sharding.merge import Placed, Span, first_rows, spans
 from sharding.players import Member, PlayerId, member_of, player_of
@@ -93,7 +95,9 @@ class Reader:
                 return Found(entry.shard, PackedScore(int(detail)))
             if code == Code.LEAVING:
                 moved = self._mover.complete(shard_map, {member: leaving(entry.shard, detail)}, deadline)
-                entry = moved[member].entry if member in moved else None
+                if member not in moved:
+                    raise ShardUnavailable("the player is on the move; try again")
+                entry = moved[member].entry
             elif code == Code.GONE:
                 entry = Entry(*read_tombstone(detail))
                 self._directory.learn(shard_map, {member: entry})
@@ -102,7 +106,37 @@ class Reader:
             else:
                 looked_up = True
                 entry = self._directory.locate(shard_map, [member], deadline, fresh=True).of(member)
+        else:
+            raise ShardUnavailable("the player is on the move; try again")
         raise NotOnBoard(f"{player} has no score on {shard_map.name}", field="user_id")
+
+    def find_many(self, shard_map: ShardMap, players: Sequence[PlayerId], deadline: Deadline) -> dict[PlayerId, Found]:
+        """The rows of those players who have one, at one call a shard; who is in motion is looked for singly."""
+        members = {member_of(player): player for player in players}
+        located = self._directory.locate(shard_map, members, deadline)
+        if located.failed:
+            raise next(iter(located.failed.values()))
+        groups: dict[int, list[Member]] = defaultdict(list)
+        for member, entry in located.entries.items():
+            groups[entry.shard].append(member)
+        slices = [
+            (shard, group[start : start + SLICE])
+            for shard, group in groups.items()
+            for start in range(0, len(group), SLICE)
+        ]
+        calls = [ShardCall(shard_map.keys(shard), "rb1_find", (0, *group)) for shard, group in slices]
+        answers = self._functions.on_shards(calls, shard_map.retry_window_ms, deadline)
+        found: dict[PlayerId, Found] = {}
+        for (shard, group), answer in zip(slices, answers, strict=True):
+            if answer.error is not None:
+                raise answer.error
+            for member, (code, detail) in zip(group, pairs(answer.reply), strict=True):
+                if code == LIVE:
+                    found[members[member]] = Found(shard, PackedScore(int(detail)))
+                else:
+                    with suppress(NotOnBoard):
+                        found[members[member]] = self.find(shard_map, members[member], deadline)
+        return found
 
     def standing(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline) -> Standing:
         """The player's exact rank."""
