@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from api import problems
 from api.auth import Keys
+from api.batches import BatchAnswers
 from api.boards import BoardAnswers, BoardRules
 from api.endpoints import Endpoint, Served, refusal, serving
 from api.health import HealthAnswers
@@ -46,8 +47,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     rules = BoardRules(partial(boards.get, engine))
     names = Names(partial(players.profiles, engine))
     late = timedelta(minutes=settings.late_minutes)
+    scores = ScoreAnswers(leaderboard, rules, names, late=late)
     endpoints = [
-        *ScoreAnswers(leaderboard, rules, names, late=late).endpoints(),
+        *scores.endpoints(),
+        *BatchAnswers(leaderboard, scores.admit).endpoints(),
         *UserAnswers(engine).endpoints(),
         *StatsAnswers(leaderboard, rules).endpoints(),
         *BoardAnswers(partial(boards.list_all, engine)).endpoints(),

@@ -43,6 +43,8 @@ class Endpoint:
     scope: Scope | None
     query: Any = NoQuery
     takes: Any = None
+    #: how the body is read where it is not one JSON value
+    reads: Callable[[Mapping[str, Any], int], Any] | None = None
     status: HTTPStatus = HTTPStatus.OK
     #: statuses under which the same body may come
     also: tuple[HTTPStatus, ...] = ()
@@ -74,7 +76,7 @@ class Served(NamedTuple):
 
 def serving(endpoint: Endpoint, settings: Settings, keys: Keys) -> Callable[..., Served]:
     """The function that serves requests to the endpoint, from a WSGI environment and the words of the path."""
-    decoder = msgspec.json.Decoder(endpoint.takes) if endpoint.takes is not None else None
+    read_body = endpoint.reads or _reader_of(endpoint.takes)
     deadline_s = settings.request_deadline_ms / 1000
     scope = None if endpoint.scope is Scope.READ and settings.reads_open else endpoint.scope
     plain = endpoint.query()
@@ -91,7 +93,7 @@ def serving(endpoint: Endpoint, settings: Settings, keys: Keys) -> Callable[...,
                 request_id,
                 Deadline.after(deadline_s),
                 decode_query(endpoint.query, query_string) if query_string else plain,
-                decode_json(decoder, read_json(environ, settings.max_body_bytes)) if decoder is not None else None,
+                read_body(environ, settings.max_body_bytes) if read_body is not None else None,
                 environ.get("HTTP_IDEMPOTENCY_KEY"),
             )
             answer = endpoint.answer(call, **path)
@@ -105,6 +107,14 @@ def serving(endpoint: Endpoint, settings: Settings, keys: Keys) -> Callable[...,
         return served
 
     return serve
+
+
+def _reader_of(takes: Any) -> Callable[[Mapping[str, Any], int], Any] | None:
+    """Reads a body that is one JSON value of this form; None where there is no body."""
+    if takes is None:
+        return None
+    decoder = msgspec.json.Decoder(takes)
+    return lambda environ, most_bytes: decode_json(decoder, read_json(environ, most_bytes))
 
 
 def refusal(error: Exception, environ: Mapping[str, Any], request_id: str, *, wrote: bool) -> Served:

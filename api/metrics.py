@@ -43,12 +43,12 @@ def observe_request(endpoint: str, method: str, status: int, seconds: float) -> 
     series.observe(seconds)
 
 
-def count_submission(status: str) -> None:
-    """Count a submission by what became of it: applied, duplicate, refused, unknown."""
+def count_submission(status: str, how_many: int = 1) -> None:
+    """Count submissions by what became of them: applied, duplicate, refused, unknown."""
     series = _submission_series.get(status)
     if series is None:
         series = _submission_series[status] = _submissions.labels(status)
-    series.inc()
+    series.inc(how_many)
 
 
 def on_own_port(app: Wsgi, port: int) -> Wsgi:

@@ -60,19 +60,21 @@ def new_request_id() -> str:
 def read_json(environ: Mapping[str, Any], most_bytes: int) -> bytes:
     """The body of a request with JSON. It is never read beyond `most_bytes`."""
     media_type = environ.get("CONTENT_TYPE", "")
-    if media_type != JSON and not _is_json(media_type):
+    if media_type != JSON and not is_json(media_type):
         raise UnsupportedMediaType(f"send Content-Type: {JSON}, in UTF-8")
     if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
         raise UnsupportedMediaType("send the body without a Content-Encoding")
-    return _read(environ, most_bytes)
+    return read_bytes(environ, most_bytes)
 
 
-def _is_json(media_type: str) -> bool:
+def is_json(media_type: str) -> bool:
+    """Whether a Content-Type says JSON in UTF-8."""
     kind, *parameters = (part.strip().lower() for part in media_type.split(";"))
     return kind == JSON and all(part in {"charset=utf-8", 'charset="utf-8"', ""} for part in parameters)
 
 
-def _read(environ: Mapping[str, Any], most_bytes: int) -> bytes:
+def read_bytes(environ: Mapping[str, Any], most_bytes: int) -> bytes:
+    """The body as it was sent, of whatever media type. It is never read beyond `most_bytes`."""
     declared = environ.get("CONTENT_LENGTH") or ""
     if declared and not (declared.isascii() and declared.isdigit()):
         raise Malformed("Content-Length is no number")
@@ -99,7 +101,7 @@ def decode_json(decoder: msgspec.json.Decoder[B], body: bytes) -> B:
     try:
         value = decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _misfit(str(error), "field") from error
+        raise misfit(str(error), "field") from error
     except UnicodeDecodeError as error:
         raise Malformed("the body is not UTF-8") from error
     except msgspec.DecodeError as error:
@@ -120,10 +122,10 @@ def decode_query(kind: type[Q], query_string: str) -> Q:
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _misfit(str(error), "query parameter") from error
+        raise misfit(str(error), "query parameter") from error
 
 
-def _misfit(told: str, what: str) -> Malformed:
+def misfit(told: str, what: str) -> Malformed:
     """What msgspec says of a value, with the field it speaks of."""
     told = told.replace("Object contains unknown field", f"Unknown {what}")
     told = told.replace("Object missing required field", f"Missing required {what}")

@@ -77,6 +77,30 @@ class Submitted(_OnBoard, kw_only=True):
     match_id: str
 
 
+class BatchQuery(_Form, frozen=True, kw_only=True):
+    """How to answer a batch."""
+
+    results: Annotated[Literal["list", "summary"], Meta(description="summary: leave the list of results out")] = "list"
+
+
+class BatchResult(_Answer, kw_only=True):
+    """What became of one submission. `score` is the player's, as it is now; `reason` says why it does not count."""
+
+    status: Literal["applied", "duplicate", "refused", "unknown"]
+    score: int | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+
+
+class BatchSubmitted(_Answer, kw_only=True):
+    """What became of a batch, in the order sent."""
+
+    applied: int
+    duplicates: int
+    refused: int
+    unknown: int
+    results: list[BatchResult] | UnsetType = UNSET
+
+
 class BoardQuery(_Form, frozen=True, kw_only=True):
     """Which board, and which period of it; without one, the current one."""
 

@@ -106,19 +106,22 @@ class ScoreAnswers:
         )
 
     def _apply(self, call: Call[schemas.ScoreQuery, schemas.NewScore], match_id: str) -> tuple[Asked, Result]:
-        body = call.body
+        asked, submission = self.admit(call.body, match_id, call.request_id)
+        try:
+            (result,) = self._leaderboard.submit(asked.name, [submission], call.deadline, rank=call.query.rank)
+        except UnknownBoard as error:
+            raise not_open(asked.board, asked.period) from error
+        return asked, result
+
+    def admit(self, body: schemas.NewScore, match_id: str, request_id: str) -> tuple[Asked, Submission]:
+        """The board and period that a submission is for, and the submission; an error if it cannot count there."""
         player = parse_player_id(body.user_id)
         board = self._rules.get(body.board)
         period = period_to_write(board, body.played_at, datetime.now(UTC), self._late)
         _check_bounds(board, body.score)
         played_at_ms = None if body.played_at is None else round(body.played_at.timestamp() * 1000)
-        submission = Submission(player, body.score, match_id, played_at_ms, call.request_id)
-        asked = Asked(board, period, BoardPeriod(board.name, period.name))
-        try:
-            (result,) = self._leaderboard.submit(asked.name, [submission], call.deadline, rank=call.query.rank)
-        except UnknownBoard as error:
-            raise not_open(board, period) from error
-        return asked, result
+        submission = Submission(player, body.score, match_id, played_at_ms, request_id)
+        return Asked(board, period, BoardPeriod(board.name, period.name)), submission
 
     def top(self, call: Call[schemas.TopQuery, None]) -> schemas.Entries:
         """Consecutive rows from an offset on."""

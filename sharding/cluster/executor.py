@@ -47,7 +47,7 @@ def form(
     deadline = time.monotonic() + deadline_s
     while not (wanted := plan(observe(addresses), shape)).done:
         for action in wanted.actions:
-            _try(action)
+            attempt(action)
         if not alive():
             raise FormationError(f"a node ended: {_lacks(wanted)}")
         if time.monotonic() > deadline:
@@ -114,6 +114,7 @@ def _look(address: str) -> Node:
             pipe.info("replication")
             pipe.execute_command("FUNCTION", "LIST", "WITHCODE")
             nodes, cluster, replication, libraries = pipe.execute()
+        endpoint = _endpoint(address)
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         log.debug("node_silent", address=address, reason=str(error))
         return Node(address)
@@ -122,7 +123,7 @@ def _look(address: str) -> Node:
     node_id, table, meeting = parse_table(nodes)
     return Node(
         address=address,
-        endpoint=_endpoint(address),
+        endpoint=endpoint,
         node_id=node_id,
         table=table,
         meeting=meeting,
@@ -132,18 +133,24 @@ def _look(address: str) -> Node:
     )
 
 
-def _try(action: Action) -> None:
+def attempt(action: Action) -> bool:
+    """Take one action; whether the node did it. A refusal is logged: the next look decides what comes of it.
+
+    Raises `FormationError` where trying again is in vain.
+    """
     try:
         execute(action)
-    except redis.RedisError as error:
+    except (redis.RedisError, OSError) as error:
         if isinstance(action, LoadFunctions) and "Error compiling" in str(error):
             raise FormationError(f"the function library does not compile: {error}") from error
-        log.info("formation_refused", action=_described(action), reason=str(error))
-    else:
-        log.info("formation_action", action=_described(action))
+        log.info("formation_refused", action=describe(action), reason=str(error))
+        return False
+    log.info("formation_action", action=describe(action))
+    return True
 
 
-def _described(action: Action) -> str:
+def describe(action: Action) -> str:
+    """The action in words."""
     match action:
         case Meet(at, other):
             return f"{at} meets {other}"
@@ -156,7 +163,7 @@ def _described(action: Action) -> str:
 
 
 def _lacks(wanted: Plan) -> str:
-    return "; ".join(wanted.waiting) or ", ".join(map(_described, wanted.actions))
+    return "; ".join(wanted.waiting) or ", ".join(map(describe, wanted.actions))
 
 
 def _client(address: str) -> redis.Redis:

@@ -221,8 +221,8 @@ def _refuse_two_clusters(nodes: Sequence[Node]) -> None:
 def _meets(nodes: Sequence[Node]) -> tuple[list[Meet], list[str]]:
     """Introductions for the pairs that lack a link and are not about to have one, and the pairs that lack one.
 
-    All pairs at once: gossip would spread the word from one seed, but takes longer. No pair twice: a second MEET tears down
-    the link that the first has made.
+    All pairs at once: gossip would spread the word from one seed, but takes longer. No pair twice: a second MEET tears
+    down the link that the first has made.
     """
     meets, unlinked = [], []
     for one, other in permutations(nodes, 2):

@@ -1,0 +1,171 @@
+"""Many submissions in one request: a JSON array or one JSON object a line, plain or gzipped.
+
+One bad item never spoils the others: each is decoded by itself, and what is wrong with it becomes its own result. Those
+that are well formed go to their boards together, one call a shard. The body is bounded before and after decompression,
+so is the number of items; decoding and answering thousands of them gives way to other requests in between.
+"""
+
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from secrets import token_hex
+from typing import Any
+
+import msgspec
+
+from api import schemas
+from api.auth import Scope
+from api.boards import Asked
+from api.endpoints import BASE, Endpoint
+from api.metrics import count_submission
+from api.problems import Malformed, RequestError, TooLarge, UnsupportedMediaType
+from api.requests import JSON, Call, is_json, misfit, read_bytes
+from sharding.errors import LeaderboardError
+from sharding.leaderboard import Leaderboard
+from sharding.submissions import RankMode, Result, Status, Submission, failure
+
+PATH = f"{BASE}/scores:batch"
+NDJSON = "application/x-ndjson"
+MOST_ITEMS = 10_000
+#: Items after which others have a turn.
+_TURN = 500
+
+Admit = Callable[[schemas.NewScore, str, str], tuple[Asked, Submission]]
+
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_item = msgspec.json.Decoder(schemas.NewScore)
+
+
+class BatchAnswers:
+    """What is answered to batches."""
+
+    def __init__(self, leaderboard: Leaderboard, admit: Admit) -> None:
+        """`admit` makes a submission of a body, or raises why it cannot count."""
+        self._leaderboard = leaderboard
+        self._admit = admit
+
+    def endpoints(self) -> list[Endpoint]:
+        """The address of batches."""
+        return [
+            Endpoint(
+                method="POST",
+                path=PATH,
+                answer=self.submit,
+                summary=f"Submit up to {MOST_ITEMS:,} scores, as a JSON array or as {NDJSON}, plain or gzipped",
+                query=schemas.BatchQuery,
+                takes=list[schemas.NewScore],
+                reads=read_items,
+                gives=schemas.BatchSubmitted,
+                scope=Scope.WRITE,
+            )
+        ]
+
+    def submit(self, call: Call[schemas.BatchQuery, Sequence[bytes | msgspec.Raw]]) -> schemas.BatchSubmitted:
+        """Apply each submission, once."""
+        results: list[Result | None] = [None] * len(call.body)
+        by_board: dict[Asked, tuple[list[int], list[Submission]]] = {}
+        for index, raw in _giving_way(call.body):
+            try:
+                body = _item.decode(raw)
+                asked, submission = self._admit(body, body.match_id or token_hex(16), call.request_id)
+            except (msgspec.DecodeError, UnicodeDecodeError, LeaderboardError) as error:
+                results[index] = _refused(error)
+            else:
+                indexes, submissions = by_board.setdefault(asked, ([], []))
+                indexes.append(index)
+                submissions.append(submission)
+        for asked, (indexes, submissions) in by_board.items():
+            for index, result in zip(indexes, self._apply(asked, submissions, call), strict=True):
+                results[index] = result
+        return _answer([result for result in results if result is not None], listed=call.query.results == "list")
+
+    def _apply(self, asked: Asked, submissions: list[Submission], call: Call[Any, Any]) -> list[Result]:
+        try:
+            return self._leaderboard.submit(asked.name, submissions, call.deadline, rank=RankMode.NONE)
+        except LeaderboardError as error:
+            return [failure(error) for _ in submissions]
+
+
+def read_items(environ: Mapping[str, Any], most_bytes: int) -> Sequence[bytes | msgspec.Raw]:
+    """The items of a body, each still as it was sent."""
+    media_type = environ.get("CONTENT_TYPE", "")
+    is_lines = media_type.partition(";")[0].strip().lower() == NDJSON
+    if not is_lines and media_type != JSON and not is_json(media_type):
+        raise UnsupportedMediaType(f"send Content-Type: {JSON} or {NDJSON}, in UTF-8")
+    body = _decompressed(read_bytes(environ, most_bytes), environ.get("HTTP_CONTENT_ENCODING", "identity"), most_bytes)
+    items: Sequence[bytes | msgspec.Raw]
+    if is_lines:
+        items = [line for line in body.split(b"\n") if line.strip()]
+    else:
+        try:
+            items = _array.decode(body)
+        except msgspec.ValidationError as error:
+            raise misfit(str(error), "field") from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Malformed(str(error)) from error
+    if len(items) > MOST_ITEMS:
+        raise TooLarge(f"at most {MOST_ITEMS:,} submissions, not {len(items):,}")
+    if not items:
+        raise Malformed("there is no submission in it")
+    return items
+
+
+def _decompressed(body: bytes, encoding: str, most_bytes: int) -> bytes:
+    if encoding == "identity":
+        return body
+    if encoding != "gzip":
+        raise UnsupportedMediaType("send the body plain or with Content-Encoding: gzip")
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        plain = stream.decompress(body, most_bytes + 1)
+    except zlib.error as error:
+        raise Malformed(f"the body is not gzip: {error}") from error
+    if len(plain) > most_bytes:
+        raise TooLarge(f"at most {most_bytes} bytes, decompressed")
+    if not stream.eof or stream.unused_data:
+        raise Malformed("the gzipped body is cut off, or more than one")
+    return plain
+
+
+def _giving_way(items: Sequence[bytes | msgspec.Raw]) -> Iterator[tuple[int, bytes | msgspec.Raw]]:
+    """The items with their indexes; other greenlets have a turn now and then."""
+    for index, item in enumerate(items):
+        if index % _TURN == _TURN - 1:
+            time.sleep(0)
+        yield index, item
+
+
+def _refused(error: Exception) -> Result:
+    """The result of an item that is not well formed, or cannot count."""
+    if isinstance(error, LeaderboardError):
+        return failure(error)
+    told: RequestError = (
+        misfit(str(error), "field") if isinstance(error, msgspec.ValidationError) else Malformed(str(error))
+    )
+    return Result(Status.REFUSED, error=LeaderboardError(told.detail, field=told.field))
+
+
+def _answer(results: Sequence[Result], *, listed: bool) -> schemas.BatchSubmitted:
+    counts = Counter(result.status for result in results)
+    for status, how_many in counts.items():
+        count_submission(status, how_many)
+    answer = schemas.BatchSubmitted(
+        applied=counts[Status.APPLIED],
+        duplicates=counts[Status.DUPLICATE],
+        refused=counts[Status.REFUSED],
+        unknown=counts[Status.UNKNOWN],
+    )
+    if listed:
+        answer.results = [_result(result) for result in results]
+    return answer
+
+
+def _result(result: Result) -> schemas.BatchResult:
+    answer = schemas.BatchResult(status=result.status.value)
+    if result.points is not None:
+        answer.score = result.points
+    if result.error is not None:
+        field = result.error.field
+        answer.reason = f"{field}: {result.error.detail}" if field else result.error.detail
+    return answer
