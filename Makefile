@@ -7,7 +7,7 @@ PACKAGES := api sharding workers records runtime cli k8s loadtest
 DATA_DIR ?= .rangeboard
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down demo test test-quick check format lock clean-data
+.PHONY: help install up down demo test test-quick check format settings lock clean-data
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ install: $(VENV)/installed ## make .venv with the pinned dependencies (the other
 
 $(VENV)/installed: requirements/dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Rangeboard needs Python 3.11 or newer; name one with make PYTHON=python3.x")'
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -45,6 +45,11 @@ check: install ## format, lint, types, import contracts
 format: install ## put the code into its form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+settings: install ## write docs/settings.md from the table of settings
+	@sed '/^| variable/,$$d' docs/settings.md > docs/settings.new
+	@$(BIN)/python -c 'from runtime.settings import table; print(table(), end="")' >> docs/settings.new
+	@mv docs/settings.new docs/settings.md
 
 lock: install ## resolve the pinned dependencies again (needs uv; the lock names no host)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --all-extras pyproject.toml -o requirements/dev.lock

@@ -7,10 +7,11 @@ process with one sentence that names the variable. `docs/settings.md` is generat
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import fields
 
 PREFIX = "RANGEBOARD_"
 
@@ -52,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shards: Annotated[int, Meta(ge=1, le=4096, description="Shards of a new period")] = 16
     median_points: Annotated[int, Meta(ge=1, description="Expected median points, for a new period's first cuts")] = 60
     points_sigma: Annotated[
-        float, Meta(gt=0, description="Spread of log points around the median, for a new period's first cuts")
+        float, Meta(gt=0, le=10, description="Spread of log points around the median, for a new period's first cuts")
     ] = 1.1
     retry_window_s: Annotated[int, Meta(ge=1, description="A retry is recognised for at least this long")] = 3600
     directory_partitions: Annotated[int, Meta(ge=1, le=4096, description="Slots a board's directory spreads over")] = 64
@@ -85,6 +86,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "info"
     )
 
+    # -- testing
+    failpoints: Annotated[
+        str, Meta(description="Where processes shall die, for fault tests (`runtime/failpoints.py`); empty to serve")
+    ] = ""
+
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, to hand to a child process."""
         values = msgspec.to_builtins(self)
@@ -106,3 +112,15 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         raise SettingsError(f"{PREFIX}{path.rstrip('`').upper()}: {reason}") from error
+
+
+def table() -> str:
+    """All settings as a table in Markdown: what `docs/settings.md` holds."""
+    lines = ["| variable | default | what it is |", "| --- | --- | --- |"]
+    for field in fields(Settings):
+        kind, *about = get_args(field.type)
+        meta = about[0] if about else Meta()
+        choices = f" (one of {', '.join(f'`{choice}`' for choice in get_args(kind))})" if get_args(kind) else ""
+        default = f"`{_text(field.default)}`" if field.default != "" else ""
+        lines.append(f"| `{PREFIX}{field.name.upper()}` | {default} | {meta.description or ''}{choices} |")
+    return "\n".join(lines) + "\n"

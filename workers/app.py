@@ -4,6 +4,7 @@ So messages are acknowledged late, given back when a worker dies, not kept as re
 time expires. The broker is a standalone Redis: Celery has no transport for a cluster, and must not share its memory.
 """
 
+import sys
 from typing import Any
 
 from celery import Celery
@@ -42,4 +43,4 @@ app.conf.update(
 
 @setup_logging.connect
 def _log_as_everybody(**_: Any) -> None:
-    configure(_settings, process="worker")
+    configure(_settings, process="beat" if "beat" in sys.argv else "worker")

@@ -17,6 +17,7 @@ def out():
     """Where the events go; logging is as it was afterwards."""
     root = logging.root
     handlers, level = root.handlers[:], root.level
+    structlog.contextvars.clear_contextvars()
     yield io.StringIO()
     root.handlers[:] = handlers
     root.setLevel(level)
