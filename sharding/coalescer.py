@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from runtime.deadlines import Deadline
-from sharding.errors import Overloaded, ShardOutcomeUnknown, ShardUnavailable
+from sharding.errors import LeaderboardError, Overloaded, ShardOutcomeUnknown, ShardUnavailable
 from sharding.submissions import Submission, failure
 from sharding.writer import Written
 
@@ -77,6 +77,10 @@ class Coalescer:
             results = self._write([waiting.submission for waiting in batch], deadline)
             for waiting, written in zip(batch, results, strict=True):
                 waiting.written = written
+        except LeaderboardError as error:  # it says itself what is known of the write, to all of them
+            for waiting in batch:
+                waiting.written = Written(failure(error))
+            raise
         finally:
             with self._lock:
                 self._hand_on()

@@ -32,7 +32,7 @@ def shard_slot(board: str, index: int) -> int:
 
 @cache
 def tag(slot: int) -> str:
-    """The shortest hash tag that lies in a slot."""
+    """A short hash tag that lies in a slot: the least number, in base 36, that does."""
     return _tags()[slot]
 
 

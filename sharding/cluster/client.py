@@ -9,7 +9,7 @@ What it guarantees: every call is answered by its reply or by an error that says
 and refusals that come before execution (MOVED, ASK, TRYAGAIN, CLUSTERDOWN, LOADING, READONLY, a function library that
 is missing) are dealt with and the call is sent again. A connection that dies after sending is, too: **every call given
 to `execute` must be safe to repeat**, which all functions of this project are by construction. When the deadline
-passes, a call that was ever sent without an answer is UNKNOWN, any other NOT_APPLIED.
+passes, or a later sending is refused, a call that was ever sent without an answer is UNKNOWN, any other NOT_APPLIED.
 """
 
 import threading
@@ -38,7 +38,7 @@ from redis.retry import Retry
 
 from runtime.deadlines import Deadline
 from sharding.cluster.breaker import Breaker
-from sharding.errors import LeaderboardError, ShardOutcomeUnknown, ShardUnavailable
+from sharding.errors import LeaderboardError, Outcome, ShardOutcomeUnknown, ShardUnavailable
 from sharding.slots import SLOTS
 
 #: Refusals that come before anything was executed and pass by themselves.
@@ -47,6 +47,9 @@ _LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 _PAUSE_S = 0.025
 _REFRESH_EVERY_S = 0.1
 _TOPOLOGY_TIMEOUT_S = 0.3
+_LEARN_FOR_S = 1.0
+#: A node that was silent for so long counts as failed, also to callers whose deadline does not let them wait longer.
+_SILENT_S = 0.1
 _ALONE_FOR_S = 1.0
 
 
@@ -104,21 +107,34 @@ class _Node:
             port=int(port),
             protocol=2,
             socket_timeout=self._timeout_s,
-            socket_connect_timeout=self._timeout_s,
+            driver_info=None,  # to tell it would cost round trips, outside of any deadline
             retry=Retry(NoBackoff(), 0),
         )
+
+    def connect(self, connection: Connection, deadline: Deadline) -> None:
+        """Connect, if it is not yet. Raises what _LOST names."""
+        connection.socket_connect_timeout = min(self._timeout_s, max(deadline.remaining(), 0.001))
+        connection.connect()
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next caller."""
         self._idle.append(connection)
         self._permits.release()
 
-    def lose(self, connection: Connection) -> None:
-        """A connection failed: those that lie idle are likely dead too, so that none of them costs another caller."""
-        self.breaker.failed(time.monotonic())
-        stale, self._idle = self._idle, []
-        for dead in (connection, *stale):
-            dead.disconnect()
+    def lose(self, connection: Connection, error: BaseException, since: float) -> None:
+        """A connection failed with an error, having been asked at the moment `since`.
+
+        If that is the node's fault, those that lie idle are likely dead too, and none of them shall cost another
+        caller. It is not where the caller was in a hurry, or was interrupted.
+        """
+        now = time.monotonic()
+        hurried = isinstance(error, RedisTimeoutError) and now - since < min(_SILENT_S, self._timeout_s)
+        if isinstance(error, _LOST) and not hurried:
+            self.breaker.failed(now)
+            stale, self._idle = self._idle, []
+            for dead in stale:
+                dead.disconnect()
+        connection.disconnect()
         self._permits.release()
 
     def close(self) -> None:
@@ -148,12 +164,28 @@ class _Exchange:
 
     def fail(self, index: int, error: LeaderboardError, cause: Exception | None = None) -> None:
         error.__cause__ = cause
+        if index in self.uncertain and error.outcome is Outcome.NOT_APPLIED:
+            # This says something of the last sending. An earlier one may have been carried out.
+            error, refusal = ShardOutcomeUnknown(), error
+            error.__cause__ = refusal
         self.answers[index].error = error
         self.pending.discard(index)
 
     def give_up(self, indexes: Iterable[int]) -> None:
         for index in list(indexes):
-            self.fail(index, ShardOutcomeUnknown() if index in self.uncertain else ShardUnavailable())
+            self.fail(index, ShardUnavailable())
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """What was sent to one node. `ack_ms`: for how long it waits for replicas; 0 where it was not asked to."""
+
+    node: _Node
+    connection: Connection
+    indexes: list[int]
+    asking: bool
+    ack_ms: int
+    sent_at: float
 
 
 class ClusterClient:
@@ -176,6 +208,7 @@ class ClusterClient:
         self._owners: list[str | None] = [None] * SLOTS
         self._refresh_lock = threading.Lock()
         self._refreshed_at = 0.0
+        self._has_topology = False
 
     # -- calls
 
@@ -190,12 +223,14 @@ class ClusterClient:
         exchange = _Exchange(
             calls, deadline, replicas, ack_ms, [Answer() for _ in calls], pending=set(range(len(calls)))
         )
+        self._ensure_topology(deadline)
         while exchange.pending:
-            self._round(exchange)
-            if exchange.pending and deadline.passed:
+            if deadline.passed:
                 exchange.give_up(exchange.pending)
-            elif exchange.pending and not exchange.asked:
-                self.refresh()
+                break
+            self._round(exchange)
+            if exchange.pending and not exchange.asked:
+                self.refresh(deadline=deadline)
                 time.sleep(min(_PAUSE_S, deadline.remaining()))
         for index in exchange.uncertain:
             exchange.answers[index].repeated = True
@@ -209,71 +244,71 @@ class ClusterClient:
         """Send what is pending, one message to each node, and take in what comes back."""
         groups: dict[tuple[str, bool], list[int]] = {}
         for index in sorted(exchange.pending):
-            address = exchange.asked.get(index) or self.owner(exchange.calls[index].slot)
+            address = exchange.asked.get(index) or self._owners[exchange.calls[index].slot]
             if address is not None:
                 groups.setdefault((address, index in exchange.asked), []).append(index)
         exchange.asked.clear()
-        sent = []
-        # In the order of addresses: two callers that need connections of the same nodes cannot wait for each other.
-        for (address, asking), indexes in sorted(groups.items()):
-            node = self._node(address)
-            waits = exchange.replicas > 0 and node.alone_until <= time.monotonic()
-            if not node.breaker.allows(time.monotonic()):
-                self._refuse(exchange, address, indexes)
-            elif (connection := self._send(exchange, node, indexes, asking=asking, waits=waits)) is not None:
-                sent.append((node, connection, indexes, asking, waits))
-        for node, connection, indexes, asking, waits in sent:
-            self._receive(exchange, node, connection, indexes, asking=asking, waits=waits)
+        messages: list[_Message] = []
+        try:
+            # In the order of addresses: two callers that need connections of the same nodes cannot wait for each other.
+            for (address, asking), indexes in sorted(groups.items()):
+                node = self._node(address)
+                if not node.breaker.allows(time.monotonic()):
+                    self._refuse(exchange, address, indexes)
+                elif (message := self._send(exchange, node, indexes, asking)) is not None:
+                    messages.append(message)
+            while messages:
+                self._receive(exchange, messages.pop(0))
+        except BaseException as error:  # a greenlet's timeout: what is unread would be taken for the next caller's
+            for unread in messages:
+                unread.node.lose(unread.connection, error, unread.sent_at)
+            raise
 
     def _refuse(self, exchange: _Exchange, address: str, indexes: list[int]) -> None:
         """The node is taken to be down: calls whose slot has no other owner by now fail at once."""
-        self.refresh()
-        exchange.give_up(index for index in indexes if self.owner(exchange.calls[index].slot) == address)
+        self.refresh(deadline=exchange.deadline)
+        exchange.give_up(index for index in indexes if self._owners[exchange.calls[index].slot] == address)
 
-    def _send(
-        self, exchange: _Exchange, node: _Node, indexes: list[int], *, asking: bool, waits: bool
-    ) -> Connection | None:
+    def _send(self, exchange: _Exchange, node: _Node, indexes: list[int], asking: bool) -> _Message | None:
         """Write calls to a node; None if that failed."""
         connection = node.take(exchange.deadline)
         if connection is None:
             return None
+        began = time.monotonic()
+        ack_ms = 0
         commands: list[tuple[Any, ...]] = []
         for index in indexes:
             if asking:
                 commands.append(("ASKING",))
             commands.append(exchange.calls[index].args)
-        if waits:
-            commands.append(("WAIT", exchange.replicas, exchange.ack_ms))
+        if exchange.replicas and node.alone_until <= began:
+            # Answered before the deadline, so that what the primary has done is known even where no replica has it.
+            ack_ms = max(1, min(exchange.ack_ms, int(900 * exchange.deadline.remaining())))
+            commands.append(("WAIT", exchange.replicas, ack_ms))
+        connected = False
         try:
-            connection.connect()
-        except _LOST:
-            node.lose(connection)
-            return None
-        try:
+            node.connect(connection, exchange.deadline)
+            connected = True
             connection.send_packed_command(connection.pack_commands(commands))
-        except _LOST:
-            exchange.uncertain.update(indexes)
-            node.lose(connection)
+        except _LOST as error:
+            if connected:
+                exchange.uncertain.update(indexes)
+            node.lose(connection, error, began)
             return None
-        return connection
+        except BaseException as error:
+            node.lose(connection, error, began)
+            raise
+        return _Message(node, connection, indexes, asking, ack_ms, began)
 
-    def _receive(
-        self,
-        exchange: _Exchange,
-        node: _Node,
-        connection: Connection,
-        indexes: list[int],
-        *,
-        asking: bool,
-        waits: bool,
-    ) -> None:
+    def _receive(self, exchange: _Exchange, message: _Message) -> None:
         """Read the answers of one node."""
+        node, connection = message.node, message.connection
         replies: dict[int, Any] = {}
         confirmed = lacks_library = False
-        unread = list(reversed(indexes))
+        unread = list(reversed(message.indexes))
         try:
             while unread:
-                if asking:
+                if message.asking:
                     self._read(connection, exchange.deadline)
                 try:
                     replies[unread[-1]] = self._read(connection, exchange.deadline)
@@ -289,32 +324,33 @@ class ClusterClient:
                     else:
                         exchange.fail(unread[-1], _refusal(error), error)
                 unread.pop()
-            if waits:
-                confirmed = self._confirmed(exchange, connection)
-        except BusyLoadingError:  # the library drops the replies behind it: all of them say the same
-            node.lose(connection)
+            if message.ack_ms:
+                confirmed = self._confirmed(exchange, message)
+        except BusyLoadingError as error:  # the library drops the replies behind it: all of them say the same
+            node.lose(connection, error, message.sent_at)
             return
-        except _LOST:
+        except _LOST as error:
             # Without the answer to its WAIT a reply counts for nothing: a failover may be taking it back just now.
             exchange.uncertain.update(unread, replies)
-            node.lose(connection)
+            node.lose(connection, error, message.sent_at)
             return
-        except BaseException:  # a greenlet's timeout: what is unread would be taken for the next caller's
-            node.lose(connection)
+        except BaseException as error:
+            node.lose(connection, error, message.sent_at)
             raise
         node.breaker.succeeded()
         node.give_back(connection)
-        if waits and replies and not confirmed:
+        if message.ack_ms and replies and not confirmed:
             self._doubt(exchange, node, replies)
         for index, reply in replies.items():
             exchange.answer(index, reply, confirmed)
         if lacks_library:
             self._load_library(node.address, exchange.deadline)
 
-    def _confirmed(self, exchange: _Exchange, connection: Connection) -> bool:
+    def _confirmed(self, exchange: _Exchange, message: _Message) -> bool:
         """The answer to a WAIT."""
         try:
-            return bool(self._read(connection, exchange.deadline) >= exchange.replicas)
+            acknowledged = self._read(message.connection, exchange.deadline, message.ack_ms / 1000)
+            return bool(acknowledged >= exchange.replicas)
         except ResponseError:  # the node became a replica while we waited
             return False
 
@@ -325,7 +361,7 @@ class ClusterClient:
         and then forgets what it did meanwhile. So the others are asked, and replies of a node that owns the slot no
         more are dropped: the calls are made again, at the new owner.
         """
-        self.refresh(avoid=node.address)
+        self.refresh(avoid=node.address, deadline=exchange.deadline)
         for index in [index for index in replies if self._owners[exchange.calls[index].slot] != node.address]:
             del replies[index]
             exchange.uncertain.add(index)
@@ -346,8 +382,9 @@ class ClusterClient:
         else:
             exchange.asked[index] = address
 
-    def _read(self, connection: Connection, deadline: Deadline) -> Any:
-        return connection.read_response(timeout=min(self._timeout_s, max(deadline.remaining(), 0.001)))
+    def _read(self, connection: Connection, deadline: Deadline, more_s: float = 0.0) -> Any:
+        """The next reply, for which the node may take its timeout and so much more."""
+        return connection.read_response(timeout=min(self._timeout_s + more_s, max(deadline.remaining(), 0.001)))
 
     def _load_library(self, address: str, deadline: Deadline) -> None:
         if self._library is not None:
@@ -361,27 +398,26 @@ class ClusterClient:
         connection = node.take(deadline)
         if connection is None:
             return RedisConnectionError(f"every connection to {address} is in use")
+        began = time.monotonic()
         try:
-            connection.connect()
+            node.connect(connection, deadline)
             connection.send_command(*args)
             reply = self._read(connection, deadline)
-        except BusyLoadingError as error:
-            node.lose(connection)
-            return error
         except ResponseError as error:
             node.give_back(connection)
             return error
         except _LOST as error:
-            node.lose(connection)
+            node.lose(connection, error, began)
             return error
-        except BaseException:
-            node.lose(connection)
+        except BaseException as error:
+            node.lose(connection, error, began)
             raise
         node.give_back(connection)
         return reply
 
     def on_primaries(self, args: tuple[Any, ...], deadline: Deadline) -> dict[str, Any]:
         """The replies of all primaries to a command, by address; errors are among them."""
+        self.refresh(deadline=deadline)
         return {address: self.command(address, args, deadline) for address in self.primaries()}
 
     # -- topology
@@ -396,29 +432,31 @@ class ClusterClient:
         self._ensure_topology()
         return self._owners[slot]
 
-    def refresh(self, *, avoid: str | None = None) -> None:
+    def refresh(self, *, avoid: str | None = None, deadline: Deadline | None = None) -> None:
         """Learn anew who owns which slots, not from `avoid`.
 
         One caller does it, at most every 100 ms; the others use what it learns.
         """
+        until = deadline or Deadline.after(_LEARN_FOR_S)
         if not self._refresh_lock.acquire(blocking=False):
-            with self._refresh_lock:
-                return
+            if self._refresh_lock.acquire(timeout=until.remaining()):
+                self._refresh_lock.release()
+            return
         try:
             if time.monotonic() - self._refreshed_at >= _REFRESH_EVERY_S:
-                self._learn(avoid)
+                self._learn(avoid, until)
                 self._refreshed_at = time.monotonic()
         finally:
             self._refresh_lock.release()
 
-    def _learn(self, avoid: str | None) -> None:
+    def _learn(self, avoid: str | None, until: Deadline) -> None:
         """Ask nodes in turn, healthy ones first, until one tells the slots."""
-        known = sorted(self._nodes.values(), key=lambda node: node.breaker.failures)
-        addresses = [node.address for node in known] + [seed for seed in self._seeds if seed not in self._nodes]
-        for address in addresses:
-            if address == avoid:
-                continue
-            slots = self.command(address, ("CLUSTER", "SLOTS"), Deadline.after(_TOPOLOGY_TIMEOUT_S))
+        nodes = [self._node(address) for address in dict.fromkeys([*self._nodes, *self._seeds]) if address != avoid]
+        for address in [node.address for node in sorted(nodes, key=lambda node: node.breaker.failures)]:
+            if until.passed:
+                return
+            turn = Deadline(min(until.at, Deadline.after(_TOPOLOGY_TIMEOUT_S).at))
+            slots = self.command(address, ("CLUSTER", "SLOTS"), turn)
             if isinstance(slots, RedisError | OSError) or not slots:
                 continue
             owners: list[str | None] = [None] * SLOTS
@@ -428,11 +466,12 @@ class ClusterClient:
                 for name in names:  # replicas too: they can tell the topology when a primary cannot
                     self._node(name)
             self._owners = owners
+            self._has_topology = True
             return
 
-    def _ensure_topology(self) -> None:
-        if self._refreshed_at == 0.0:
-            self.refresh()
+    def _ensure_topology(self, deadline: Deadline | None = None) -> None:
+        if not self._has_topology:
+            self.refresh(deadline=deadline)
 
     def _node(self, address: str) -> _Node:
         node = self._nodes.get(address)
@@ -453,5 +492,8 @@ def _address(holder: list[Any], *, asked: str) -> str:
 
 
 def _refusal(error: ResponseError) -> Refused:
+    """The library takes away the words by which it tells errors apart, and keeps them elsewhere."""
+    if error.status_code:
+        return Refused(error.status_code, str(error))
     code, _, words = str(error).partition(" ")
     return Refused(code, words)

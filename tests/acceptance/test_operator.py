@@ -7,7 +7,7 @@ from urllib.request import urlopen
 
 import psycopg2
 import pytest
-from conftest import RunningStack
+from running_stack import RunningStack
 
 pytestmark = pytest.mark.servers
 

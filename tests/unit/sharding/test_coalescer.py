@@ -1,0 +1,321 @@
+"""Group commit: in order, bounded, and nobody is stranded by somebody else's crash, deadline or interruption."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from runtime.deadlines import Deadline
+from sharding.coalescer import Coalescer
+from sharding.errors import LeaderboardError, Outcome, Overloaded, ShardOutcomeUnknown, ShardUnavailable
+from sharding.players import PlayerId
+from sharding.submissions import Result, Status, Submission
+from sharding.writer import Written
+
+LONG_S = 20.0
+
+
+def numbered(number: int, player: str = "ann") -> Submission:
+    return Submission(PlayerId(player), number, f"m{number}")
+
+
+def applied(submissions: Sequence[Submission]) -> list[Written]:
+    return [Written(Result(Status.APPLIED, submission.value)) for submission in submissions]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = Deadline.after(LONG_S)
+    while not condition():
+        assert not deadline.passed
+        time.sleep(0.001)
+
+
+class Gate:
+    """A write that goes on only when let through, and what it was asked to write, in numbers."""
+
+    def __init__(self, write: Callable[[Sequence[Submission]], Sequence[Written]] = applied) -> None:
+        self.calls: list[list[int]] = []
+        self.deadlines: list[Deadline] = []
+        self._write = write
+        self._permits = threading.Semaphore(0)
+
+    def __call__(self, submissions: Sequence[Submission], deadline: Deadline) -> Sequence[Written]:
+        self.calls.append([submission.value for submission in submissions])
+        self.deadlines.append(deadline)
+        assert self._permits.acquire(timeout=LONG_S)
+        return self._write(submissions)
+
+    def let_through(self, calls: int = 1) -> None:
+        self._permits.release(calls)
+
+
+class Office:
+    """A coalescer behind a gate, with submitters that arrive one after the other."""
+
+    def __init__(self, pool: ThreadPoolExecutor, gate: Gate, most_waiting: int = 100) -> None:
+        self.gate = gate
+        self.coalescer = Coalescer(gate, most_waiting=most_waiting)
+        self._pool = pool
+
+    @property
+    def waiting(self) -> int:
+        return len(self.coalescer._queue)
+
+    def submit(self, number: int, deadline: Deadline | None = None) -> "Future[Written]":
+        """Submit in another thread; on return it is in a call or in the queue."""
+        waiting, calls = self.waiting, len(self.gate.calls)
+        future = self._pool.submit(self.coalescer.submit, numbered(number), deadline or Deadline.after(LONG_S))
+        wait_until(lambda: self.waiting > waiting or len(self.gate.calls) > calls or future.done())
+        return future
+
+    def assert_at_rest(self) -> None:
+        assert self.waiting == 0
+        self.gate.let_through()
+        assert self.coalescer.submit(numbered(999), Deadline.after(LONG_S)).result.points == 999
+        assert self.gate.calls[-1] == [999], "the next one finds nobody in the lead and leaves at once"
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as executor:
+        yield executor
+
+
+# -- together
+
+
+def test_alone_it_leaves_at_once(pool: ThreadPoolExecutor) -> None:
+    office = Office(pool, Gate())
+    office.assert_at_rest()
+    assert office.gate.calls == [[999]]
+
+
+def test_those_who_come_while_a_call_is_in_flight_leave_together_in_order(pool: ThreadPoolExecutor) -> None:
+    office = Office(pool, Gate())
+    futures = [office.submit(number) for number in range(11)]
+    assert office.gate.calls == [[0]]
+    office.gate.let_through(2)
+    assert [future.result().result.points for future in futures] == list(range(11)), "everybody gets their own answer"
+    assert office.gate.calls == [[0], list(range(1, 11))]
+    office.assert_at_rest()
+
+
+def test_a_call_carries_so_many_and_no_more(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharding.coalescer._MOST_TOGETHER", 4)
+    office = Office(pool, Gate())
+    futures = [office.submit(number) for number in range(10)]
+    office.gate.let_through(4)
+    assert [future.result().result.points for future in futures] == list(range(10))
+    assert office.gate.calls == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
+    office.assert_at_rest()
+
+
+def test_a_full_queue_refuses_and_changes_nothing(pool: ThreadPoolExecutor) -> None:
+    office = Office(pool, Gate(), most_waiting=3)
+    futures = [office.submit(number) for number in range(4)]  # one in flight, three waiting
+    with pytest.raises(Overloaded) as refused:
+        office.coalescer.submit(numbered(4), Deadline.after(LONG_S))
+    assert refused.value.outcome is Outcome.NOT_APPLIED
+    office.gate.let_through(2)
+    assert [future.result().result.points for future in futures] == [0, 1, 2, 3]
+    assert office.gate.calls == [[0], [1, 2, 3]]
+    office.assert_at_rest()
+
+
+# -- crashes
+
+
+class Crash(BaseException):
+    """What a worker's timeout raises: no Exception."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, Crash])
+def test_a_crash_in_the_lead_strands_nobody(pool: ThreadPoolExecutor, kind: type[BaseException]) -> None:
+    """It goes to the leader; those in the same call learn that their outcome is unknown; the next are served."""
+    crashes = iter([False, True])
+
+    def write(submissions: Sequence[Submission]) -> Sequence[Written]:
+        if next(crashes, False):
+            raise kind
+        return applied(submissions)
+
+    office = Office(pool, Gate(write))
+    first, together = office.submit(0), [office.submit(number) for number in (1, 2, 3)]
+    office.gate.let_through()
+    assert first.result().result.points == 0
+    wait_until(lambda: len(office.gate.calls) == 2)
+    later = [office.submit(number) for number in (4, 5)]
+    office.gate.let_through(2)
+    outcomes = [future.exception() or future.result().result.status for future in together]
+    assert [type(outcome) for outcome in outcomes].count(kind) == 1
+    assert outcomes.count(Status.UNKNOWN) == 2
+    assert [future.result().result.points for future in later] == [4, 5]
+    office.assert_at_rest()
+
+
+@pytest.mark.parametrize("error", [ShardUnavailable, ShardOutcomeUnknown])
+def test_a_definite_error_is_definite_for_all(pool: ThreadPoolExecutor, error: type[LeaderboardError]) -> None:
+    """The map cannot be read, say: nothing was sent, and nobody need wonder."""
+    fails = iter([False, True])
+
+    def write(submissions: Sequence[Submission]) -> Sequence[Written]:
+        if next(fails, False):
+            raise error
+        return applied(submissions)
+
+    office = Office(pool, Gate(write))
+    first, together = office.submit(0), [office.submit(number) for number in (1, 2, 3)]
+    office.gate.let_through(2)
+    assert first.result().result.points == 0
+    told = [future.exception() or future.result().result.error for future in together]
+    assert [type(one) for one in told] == [error] * 3
+    office.assert_at_rest()
+
+
+def test_an_interrupted_waiter_leaves_the_queue_and_hands_on_the_lead(pool: ThreadPoolExecutor) -> None:
+    """A greenlet's timeout or a signal may end the wait at any moment; the lead must not go to somebody who is gone."""
+
+    def interrupt(*_: object) -> None:
+        raise Crash
+
+    office = Office(pool, Gate())
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        first = office.submit(0)
+
+        def interrupt_me_and_go_on() -> "Future[Written]":
+            wait_until(lambda: office.waiting == 1)
+            behind = office.submit(2)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return behind
+
+        helper = pool.submit(interrupt_me_and_go_on)
+        with pytest.raises(Crash):
+            office.coalescer.submit(numbered(1), Deadline.after(LONG_S))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    office.gate.let_through(2)
+    assert first.result().result.points == 0
+    assert helper.result().result().result.points == 2
+    assert office.gate.calls == [[0], [2]]
+    office.assert_at_rest()
+
+
+# -- deadlines
+
+
+def test_out_of_time_in_the_queue_means_not_applied(pool: ThreadPoolExecutor) -> None:
+    office = Office(pool, Gate())
+    first = office.submit(0)
+    late = office.coalescer.submit(numbered(1), Deadline.after(0.05))
+    assert late.result.status is Status.REFUSED
+    assert late.result.error is not None
+    assert late.result.error.outcome is Outcome.NOT_APPLIED
+    office.gate.let_through()
+    assert first.result().result.points == 0
+    assert office.gate.calls == [[0]], "and so it was: it is never sent afterwards"
+    office.assert_at_rest()
+
+
+def test_out_of_time_in_a_call_means_unknown(pool: ThreadPoolExecutor) -> None:
+    office = Office(pool, Gate())
+    first = office.submit(0)
+    hasty = office.submit(1, Deadline.after(0.3))
+    patient = office.submit(2)
+    office.gate.let_through()
+    assert first.result().result.points == 0
+    assert hasty.result().result.status is Status.UNKNOWN
+    office.gate.let_through()
+    assert patient.result().result.points == 2
+    assert office.gate.calls == [[0], [1, 2]]
+    office.assert_at_rest()
+
+
+@pytest.mark.parametrize("hasty_first", [True, False])
+def test_nobody_is_cut_short_by_another_ones_deadline(pool: ThreadPoolExecutor, hasty_first: bool) -> None:
+    """A call has the time of the most patient in it: under load the eldest has next to none left."""
+    office = Office(pool, Gate())
+    first = office.submit(0)
+    deadlines = [Deadline.after(2), Deadline.after(LONG_S)]
+    if not hasty_first:
+        deadlines.reverse()
+    futures = [office.submit(1, deadlines[0]), office.submit(2, deadlines[1])]
+    office.gate.let_through(2)
+    assert [future.result().result.points for future in (first, *futures)] == [0, 1, 2]
+    assert office.gate.calls == [[0], [1, 2]], "in the order of arrival all the same"
+    assert office.gate.deadlines[1] == max(deadlines, key=lambda deadline: deadline.at)
+
+
+def test_without_any_time_nothing_is_sent(pool: ThreadPoolExecutor) -> None:
+    office = Office(pool, Gate())
+    assert office.coalescer.submit(numbered(0), Deadline.after(0)).result.status is Status.REFUSED
+    assert office.gate.calls == []
+    office.assert_at_rest()
+
+
+def test_everybody_out_of_time_leaves_nothing_behind(pool: ThreadPoolExecutor) -> None:
+    office = Office(pool, Gate())
+    first = office.submit(0)
+    late = [office.submit(number, Deadline.after(0.05)) for number in range(1, 20)]
+    assert {future.result().result.status for future in late} == {Status.REFUSED}
+    office.gate.let_through()
+    assert first.result().result.points == 0
+    office.assert_at_rest()
+
+
+# -- all of it at once
+
+
+def test_many_threads_lose_neither_wake_ups_nor_order(pool: ThreadPoolExecutor) -> None:
+    """Some calls crash, some submitters have no time: every one is answered, and truly."""
+    written: list[Submission] = []
+    crashing = random.Random(1)
+
+    def write(submissions: Sequence[Submission], deadline: Deadline) -> Sequence[Written]:
+        time.sleep(crashing.random() * 0.002)
+        if crashing.random() < 0.05:
+            raise RuntimeError
+        written.extend(submissions)
+        return applied(submissions)
+
+    coalescer = Coalescer(write, most_waiting=20)
+
+    def submit_many(thread: int) -> list[tuple[int, str]]:
+        patience = random.Random(thread)
+        outcomes = []
+        for number in range(150):
+            seconds = LONG_S if patience.random() < 0.9 else patience.random() * 0.002
+            try:
+                outcome = coalescer.submit(numbered(number, f"p{thread}"), Deadline.after(seconds)).result.status.value
+            except (RuntimeError, Overloaded) as error:
+                outcome = type(error).__name__
+            outcomes.append((number, outcome))
+        return outcomes
+
+    began = time.monotonic()
+    told = {f"p{thread}": outcomes for thread, outcomes in enumerate(pool.map(submit_many, range(24)))}
+    assert time.monotonic() - began < LONG_S, "nobody slept through a wake-up until the deadline"
+    done = [(submission.player, submission.value) for submission in written]
+    assert len(set(done)) == len(done)
+    for player, outcomes in told.items():
+        mine = [number for who, number in done if who == player]
+        assert mine == sorted(mine), "one player's submissions stay in order"
+        by_outcome: dict[str, set[int]] = {}
+        for number, outcome in outcomes:
+            by_outcome.setdefault(outcome, set()).add(number)
+        assert by_outcome.get("applied", set()) <= set(mine)
+        assert not by_outcome.get("refused", set()) & set(mine)
+        assert not by_outcome.get("Overloaded", set()) & set(mine)
+        assert not by_outcome.get("RuntimeError", set()) & set(mine)
+    assert {outcome for outcomes in told.values() for _, outcome in outcomes} >= {
+        "applied",
+        "RuntimeError",
+        "Overloaded",
+    }
+    assert not coalescer._queue
+    assert not coalescer._has_leader

@@ -1,0 +1,151 @@
+"""The typed side of the functions in Redis: replies are read as they are packed there, refusals told in our words."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharding import functions
+from sharding.cluster.client import Answer, Refused
+from sharding.errors import AuditBacklog, BoardFrozen, LeaderboardError, Outcome, ShardOutcomeUnknown, ShardUnavailable
+from sharding.functions import (
+    LIBRARY_NAME,
+    SLICE,
+    Arrival,
+    Arrive,
+    Code,
+    Depart,
+    Effect,
+    Payload,
+    Stray,
+    arrivals,
+    effects,
+    library_code,
+    map_version,
+    pairs,
+    read_payload,
+    read_tombstone,
+    strays,
+)
+from sharding.keys import GONE_WINDOW_MS
+from sharding.scores import ELAPSED_SPAN, HIGHEST, LOWEST, POINTS_LIMIT
+from sharding.submissions import EVENT_ID_BYTES, Submission
+
+LUA = files("sharding") / "lua"
+
+
+def lua_numbers(name: str) -> dict[str, int]:
+    """The numbers that a Lua file gives names to, at its top level."""
+    found: dict[str, int] = {}
+    for names, values in re.findall(r"^local ([A-Z_, ]+) = ([\d, ]+)", (LUA / name).read_text(), re.MULTILINE):
+        found.update(zip(names.split(", "), map(int, values.strip().split(", ")), strict=True))
+    return found
+
+
+# -- both sides are written by hand
+
+
+def test_the_codes_of_a_submission_are_those_of_lua() -> None:
+    told = lua_numbers("apply.lua")
+    renamed = {"LEAVING": "IS_LEAVING", "GONE": "IS_GONE"}
+    assert {code.name: told[renamed.get(code.name, code.name)] for code in Code} == {code.name: code for code in Code}
+    assert lua_numbers("read.lua")["LIVE"] == functions.LIVE
+
+
+def test_the_codes_of_the_handoff_are_those_of_lua() -> None:
+    told = lua_numbers("handoff.lua")
+    for code in (*Depart, *Arrive):
+        assert told[code.name] == code
+
+
+def test_the_limits_are_those_of_lua() -> None:
+    told = lua_numbers("prelude.lua")
+    assert told["SPAN"] == ELAPSED_SPAN
+    assert told["POINTS_LIMIT"] == POINTS_LIMIT
+    assert told["EVENT_ID"] == EVENT_ID_BYTES
+    assert told["EVENT"] == len(Submission("ann", 1, "m").event())  # type: ignore[arg-type]
+    assert told["GONE_MS"] == GONE_WINDOW_MS
+
+
+def test_a_slice_stays_below_what_lua_can_unpack() -> None:
+    """The vectorised calls pass two values a player: ZADD and HSET, behind command and key."""
+    assert 2 * SLICE + 2 < 7_900
+
+
+def test_the_library_has_every_function_that_is_called() -> None:
+    code = library_code()
+    assert code.startswith(f"#!lua name={LIBRARY_NAME}\n")
+    defined = re.findall(r"^local function (rb\d+_\w+)\(", code, re.MULTILINE)
+    assert len(set(defined)) == len(defined)
+    assert all(name.startswith(f"rb{functions.VERSION}_") for name in defined)
+    python = "".join(path.read_text() for path in Path(functions.__file__).parent.rglob("*.py"))
+    assert set(re.findall(r'"(rb\d+_\w+)"', python)) <= set(defined)
+    assert {path.name for path in LUA.iterdir()} == {f"{name}.lua" for name in functions._SOURCES}, "none left out"
+
+
+# -- replies
+
+
+@given(st.integers(LOWEST, HIGHEST - 1), st.integers(1, 10**6), st.integers(0, 5000), st.booleans())
+@settings(deadline=None)
+def test_the_head_of_a_payload_is_read(packed: int, epoch: int, target: int, as_double: bool) -> None:
+    """Lua has doubles; cmsgpack packs whole ones as integers, and nothing here depends on it."""
+    number = float(packed) if as_double else packed
+    payload = msgpack.packb([1, number, epoch, target, 490_000, b"e" * 10, b""])
+    assert read_payload(payload) == Payload(packed, epoch, target, 490_000)
+
+
+@given(st.integers(0, 5000), st.integers(1, 10**6))
+@settings(deadline=None)
+def test_a_tombstone_is_read_as_target_and_epoch(target: int, epoch: int) -> None:
+    assert read_tombstone(f"{epoch}:{target}".encode()) == (target, epoch)
+
+
+def test_replies_are_cut_into_one_answer_each() -> None:
+    reply = [1_760_000_000_000, 7, 1, b"-42", 0, 0, 2, b"-41", 3, 1]
+    assert list(effects(reply)) == [Effect(1, b"-42", 0, 0), Effect(2, b"-41", 3, 1)]
+    assert map_version(reply) == 7
+    assert list(pairs([7, 1, b"payload", 3, b""])) == [(1, b"payload"), (3, b"")]
+    assert list(arrivals([7, 1, 2, 0, 0, 5, 0, -1, 0])) == [Arrival(1, 2, 0, 0), Arrival(5, 0, -1, 0)]
+    assert list(strays([7, b"ann", 2, b"-4503599627370496", b""])) == [Stray(b"ann", 2, LOWEST, b"")]
+    assert list(effects([0, 1])) == list(pairs([1])) == list(arrivals([1])) == list(strays([1])) == []
+
+
+@pytest.mark.parametrize("read", [effects, pairs, arrivals, strays])
+def test_a_reply_of_another_form_is_not_half_read(read) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        list(read([1, 2, 3, 4]))
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "told"),
+    [
+        ("RBSTATE", "rebuilding", BoardFrozen),
+        ("RBBACKLOG", "", AuditBacklog),
+        ("RBNOHEAD", "", ShardUnavailable),
+        ("RBWINDOW", "1760000000000", ShardUnavailable),
+        ("RBFORM", "five arguments a submission", ShardUnavailable),
+        ("BUSY", "Redis is busy running a script", ShardUnavailable),
+        ("ERR", "an error inside of a function", ShardOutcomeUnknown),
+        ("WRONGTYPE", "Operation against a key holding the wrong kind of value", ShardOutcomeUnknown),
+    ],
+)
+def test_what_a_function_refuses_is_told_in_our_words(code: str, words: str, told: type[LeaderboardError]) -> None:
+    refused = Refused(code, words)
+    error = functions._told(Answer(error=refused)).error
+    assert type(error) is told
+    assert error.__cause__ is refused
+    assert (error.outcome is Outcome.UNKNOWN) == (told is ShardOutcomeUnknown)
+
+
+def test_other_answers_are_left_as_they_are() -> None:
+    fine, unknown = Answer(reply=[1]), Answer(error=ShardOutcomeUnknown())
+    assert functions._told(fine) == Answer(reply=[1])
+    assert functions._told(unknown).error is unknown.error
