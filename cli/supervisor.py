@@ -13,18 +13,19 @@ replica. Its own `nodes.conf` says whether it was a primary, and has a replica t
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from tempfile import mkdtemp
 from typing import Any
 from xmlrpc.client import Error as RpcError
-from xmlrpc.client import ServerProxy
+from xmlrpc.client import ServerProxy, Transport
 
 import psutil
-from supervisor.xmlrpc import SupervisorTransport, UnixStreamHTTPConnection
 
 from cli.errors import StackError
 from cli.programs import NODE_TIMEOUT_S, Program
@@ -155,30 +156,32 @@ class Supervisor:
         try:
             with ServerProxy("http://localhost", transport=transport) as server:
                 return getattr(server.supervisor, method)(*arguments)
-        except (OSError, RpcError) as error:
+        except (OSError, RpcError, HTTPException) as error:
             raise SupervisorGone(f"The process supervisor does not answer: {error}.") from error
         finally:
             transport.close()
 
 
-class _Connection(UnixStreamHTTPConnection):  # type: ignore[misc]
-    """The library's connection waits for ever; a supervisor that hangs counts as gone."""
+class _Connection(HTTPConnection):
+    """HTTP over a unix socket; a supervisor that hangs counts as gone."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_ANSWER_DEADLINE_S)
+        self._path = path
 
     def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(_ANSWER_DEADLINE_S)
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
-class _Transport(SupervisorTransport):  # type: ignore[misc]
-    def __init__(self, socket_path: str) -> None:
-        super().__init__(serverurl=f"unix://{socket_path}")
-        self._get_connection = self._connect  # where the library looks for its connection
-        self._path = socket_path
+class _Transport(Transport):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
 
-    def _connect(self) -> _Connection:
-        connection = _Connection("localhost")
-        connection.socketfile = self._path
-        return connection
+    def make_connection(self, host: object) -> HTTPConnection:  # noqa: ARG002  # it is always the same
+        return _Connection(self._path)
 
 
 def choose_socket(directory: DataDirectory) -> str:

@@ -113,10 +113,10 @@ class KubernetesApi:
             raise Refused(409, "exists")
         if request.verb != "create" and not stored:
             raise Refused(404, "not found")
-        if request.verb == "update" and stored:
-            if request.body["metadata"].get("resourceVersion") != stored["metadata"]["resourceVersion"]:
-                raise Refused(409, "somebody else was faster")
         if request.verb in {"create", "update"}:
+            read = request.body["metadata"].get("resourceVersion")
+            if stored and read != stored["metadata"]["resourceVersion"]:
+                raise Refused(409, "somebody else was faster")
             self._version += 1
             metadata = {**request.body["metadata"], "resourceVersion": str(self._version)}
             stored = self.leases[name] = {**request.body, "metadata": metadata}

