@@ -1,0 +1,133 @@
+"""`make bench`: a stack of its own, several rounds of every measure beside its floor, medians, a table.
+
+    PYTHONPATH=tests python -m bench --players 1000000 --seconds 10 --rounds 5 --write
+
+On a machine that others use too, only ratios mean something: ours and the floor are measured right after each other.
+"""
+
+import argparse
+import os
+import platform
+import random
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bench import measures
+from bench.measures import Bench, Pair
+from cli.options import settings_of_command
+from cli.seed import seed
+from cli.temporary import temporary_stack
+from records.engine import connect
+from sharding.leaderboard import Leaderboard
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table: what is measured, its unit, its floor, and the ratio to reach."""
+
+    what: str
+    unit: str
+    floor: str
+    target: float
+    measure: Callable[[Bench], Pair]
+
+
+LINES = [
+    Line("`POST /scores`, 64 connections", "requests/s", "bare Flask route", 0.85, measures.submissions),
+    Line("`POST /scores:batch` of 500", "submissions/s", "pipelined `ZINCRBY`, one node", 0.5, measures.batches),
+    Line("write function, batches of 100", "submissions/s of server time", "`ZINCRBY`", 1.3, measures.write_function),
+    Line("exact rank over 16 shards, 64 connections", "requests/s", "bare Flask route", 0.6, measures.standings),
+    Line("top 10, 64 connections", "requests/s", "bare Flask route", 0.9, measures.tops),
+]
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--players", type=int, default=100_000)
+    ask.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    ask.add_argument("--rounds", type=int, default=3)
+    ask.add_argument("--workers", type=int, default=2, help="of the API, and of the floor")
+    ask.add_argument("--only", default="", help="measure what has this in its name")
+    ask.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    wanted = ask.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    settings = settings_of_command("bench")
+    with temporary_stack(settings) as stack, measures.floor_server(wanted.workers) as floor_url:
+        engine = connect(stack.settings.postgres_dsn)
+        leaderboard = Leaderboard.connect(stack.settings, known_players=lambda _, players: players)
+        console.print(f"Seeding {wanted.players:,} players …")
+        seed(engine, leaderboard, wanted.players, 2 * wanted.players, lambda *_: None, rng=random.Random(1))
+        with engine.connect() as connection:
+            names = connection.exec_driver_sql("SELECT user_id FROM games GROUP BY user_id LIMIT 20000")
+            players = [row[0] for row in names]
+        bench = Bench(stack, players, floor_url, wanted.seconds)
+        lines = [line for line in LINES if wanted.only in line.what]
+        rounds = [
+            [line.measure(bench) for line in lines] for _ in track(range(wanted.rounds), "Measuring", console=console)
+        ]
+        leaderboard.close()
+        engine.dispose()
+    results = [list(pairs) for pairs in zip(*rounds, strict=True)]
+    console.print(_table(lines, results))
+    if wanted.write:
+        DOCUMENT.write_text(_document(lines, results, wanted))
+        console.print(f"Written to {DOCUMENT.name}")
+
+
+def _rows(lines: list[Line], results: list[list[Pair]]) -> list[tuple[str, ...]]:
+    rows = []
+    for line, pairs in zip(lines, results, strict=True):
+        ratios = sorted(pair.ratio for pair in pairs)
+        ratio = statistics.median(ratios)
+        spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+        ours, floor = statistics.median(pair.ours for pair in pairs), statistics.median(pair.floor for pair in pairs)
+        latest = pairs[-1]
+        cpu = ", ".join(
+            f"{name} {micros:.0f}"
+            for name, micros in sorted(latest.cpu_us.items(), key=lambda item: -item[1])
+            if micros >= 1
+        )
+        latency = f"{latest.p50_ms:.1f} / {latest.p99_ms:.1f}" if latest.p50_ms else ""
+        rows.append(
+            (line.what, f"{ours:,.0f}", f"{floor:,.0f}", f"{ratio:.2f}", spread, f"≥ {line.target}", latency, cpu)
+        )
+    return rows
+
+
+HEADINGS = ("what", "ours", "floor", "ratio", "spread", "target", "p50 / p99 ms", "CPU µs each, by process")
+
+
+def _table(lines: list[Line], results: list[list[Pair]]) -> Table:
+    table = Table(*HEADINGS, title="Benchmarks")
+    for row, line in zip(_rows(lines, results), lines, strict=True):
+        reached = float(row[3]) >= line.target
+        colour = "green" if reached else "yellow"
+        table.add_row(*row[:3], f"[{colour}]{row[3]}[/]", *row[4:])
+    return table
+
+
+def _document(lines: list[Line], results: list[list[Pair]], wanted: argparse.Namespace) -> str:
+    how = (
+        "Written by `make bench`: a stack of its own, every figure beside its floor in the same run, medians of"
+        f" {wanted.rounds} rounds of {wanted.seconds:g} s. {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores"
+        f" ({platform.machine()}), Python {platform.python_version()}; {wanted.players:,} players, {wanted.workers} API"
+        " workers. The load generator, six Redis nodes, PostgreSQL and the workers share those cores, and so do other"
+        " guests of the machine: only the ratios mean something."
+    )
+    head = ["| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
+    rows = ["| " + " | ".join(row) + " |" for row in _rows(lines, results)]
+    return "\n".join(["# Benchmarks", "", how, "", *head, *rows, ""])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""What is measured, each beside its floor in the same run. A figure is a pair: ours, and the floor's."""
+
+import itertools
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import psutil
+import redis
+from redis.connection import Connection
+
+from bench import load
+from cli.ports import free_ports
+from cli.stack import Stack
+from sharding.boards import BoardPeriod
+from sharding.keys import shard_keys, windows_at
+from sharding.players import PlayerId, member_of
+from sharding.submissions import Submission
+
+CONNECTIONS = 64
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Ours and the floor's, in units a second; CPU in microseconds a unit, by process, of ours."""
+
+    ours: float
+    floor: float
+    cpu_us: dict[str, float]
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.floor
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A running stack with players on its board, and the floor beside it."""
+
+    stack: Stack
+    players: list[str]
+    floor_url: str
+    seconds: float
+
+    @property
+    def url(self) -> str:
+        return self.stack.state.api_url
+
+
+@contextmanager
+def floor_server(workers: int) -> Iterator[str]:
+    """The bare Flask routes, under the same server with as many workers."""
+    port = free_ports(1)[0]
+    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", str(workers), "-b", f"127.0.0.1:{port}"]
+    server = subprocess.Popen(
+        [*command, "--worker-connections", "1000", "--keep-alive", "75", "bench.floor:app"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_it_answers(url)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _wait_until_it_answers(url: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            load.run(url, itertools.repeat(load.get("/api/v1/scores")), connections=1, seconds=0.05)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def submissions(bench: Bench) -> Pair:
+    """`POST /scores`, one at a time."""
+    key = bench.stack.state.api_key
+    run = random.getrandbits(40)
+
+    def requests() -> Iterator[bytes]:
+        for number in itertools.count():
+            body = {"user_id": random.choice(bench.players), "score": 1, "match_id": f"bench-{run}-{number}"}
+            yield load.post("/api/v1/scores", key, msgspec.json.encode(body))
+
+    return _beside_floor(bench, requests)
+
+
+def standings(bench: Bench) -> Pair:
+    """An exact rank."""
+    return _beside_floor(
+        bench, lambda: (load.get(f"/api/v1/scores/{random.choice(bench.players)}") for _ in itertools.count())
+    )
+
+
+def tops(bench: Bench) -> Pair:
+    """The top ten."""
+    return _beside_floor(bench, lambda: itertools.repeat(load.get("/api/v1/scores?limit=10")))
+
+
+def _beside_floor(bench: Bench, requests: Callable[[], Iterator[bytes]]) -> Pair:
+    floor = load.run(bench.floor_url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
+    with _cpu(bench.stack) as spent:
+        ours = load.run(bench.url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
+    assert floor.failed == 0, f"{floor.failed} requests to the floor failed"
+    assert ours.failed == 0, f"{ours.failed} requests failed"
+    return Pair(
+        ours.per_s,
+        floor.per_s,
+        {name: seconds / len(ours.latencies) * 1e6 for name, seconds in spent.items()},
+        ours.quantile(0.5) * 1000,
+        ours.quantile(0.99) * 1000,
+    )
+
+
+def batches(bench: Bench) -> Pair:
+    """`POST /scores:batch` of 500, in submissions a second, beside one node's pipelined ZINCRBY."""
+    key, size = bench.stack.state.api_key, 500
+    run = random.getrandbits(40)
+
+    def requests() -> Iterator[bytes]:
+        for number in itertools.count():
+            body = [
+                {"user_id": player, "score": 1, "match_id": f"batch-{run}-{number}-{index}"}
+                for index, player in enumerate(random.choices(bench.players, k=size))
+            ]
+            yield load.post("/api/v1/scores:batch?results=summary", key, msgspec.json.encode(body))
+
+    prepared = list(itertools.islice(requests(), 400))
+    floor = pipelined_zincrby(bench)
+    with _cpu(bench.stack) as spent:
+        ours = load.run(bench.url, itertools.cycle(prepared), connections=4, seconds=bench.seconds)
+    assert ours.failed == 0
+    done = len(ours.latencies) * size
+    cpu_us = {name: seconds / done * 1e6 for name, seconds in spent.items()}
+    return Pair(done / ours.seconds, floor, cpu_us, ours.quantile(0.5) * 1000, ours.quantile(0.99) * 1000)
+
+
+def pipelined_zincrby(bench: Bench) -> float:
+    """`ZINCRBY` a second on one node, 100 in a pipeline, packed beforehand: what a bare sorted set takes."""
+    port = next(iter(bench.stack.state.redis_ports.values()))
+    members = [member_of(PlayerId(player)) for player in bench.players]
+    with redis.Redis(port=port) as client:
+        key = _key_of(client)
+        connection = Connection(port=port, protocol=2)
+        connection.connect()
+        pipelines = [
+            connection.pack_commands([("ZINCRBY", key, 1, member) for member in random.choices(members, k=100)])
+            for _ in range(200)
+        ]
+        done, start = 0, time.perf_counter()
+        while (passed := time.perf_counter() - start) < bench.seconds:
+            connection.send_packed_command(pipelines[done // 100 % len(pipelines)])
+            for _ in range(100):
+                connection.read_response()
+            done += 100
+        connection.disconnect()
+        client.delete(key)
+    return done / passed
+
+
+def write_function(bench: Bench) -> Pair:
+    """`rb1_apply` in batches of 100, in submissions a second of server time, beside ZINCRBY's."""
+    port = next(iter(bench.stack.state.redis_ports.values()))
+    with redis.Redis(port=port) as client:
+        keys = next(
+            found
+            for shard in range(1000)
+            if client.cluster("KEYSLOT", (found := shard_keys(BoardPeriod("bench", "2026-11"), 1, shard)).head)
+            in _slots(client)
+        )
+        now_ms = int(time.time() * 1000)
+        bounds = {"low": -(2**52), "high": 2**52, "parts": 1, "part": 0}
+        rules = {"start_ms": now_ms - 10**6, "unit_ms": 1000, "sign": -1, "operator": "add", "recent_ms": 3_600_000}
+        client.hset(keys.head, mapping={"shard": 0, "version": 1, "state": "open", **bounds, **rules})
+        members = [member_of(PlayerId(player)) for player in bench.players]
+        calls = [_apply_call(keys, members) for _ in range(200)]
+        for _ in range(2):  # first the rows, then the measurement
+            client.config_resetstat()
+            for call in calls:
+                client.execute_command(*_renamed(call))
+        spent_us = client.info("commandstats")["cmdstat_fcall"]["usec"] / (len(calls) * 100)
+        zkey = _key_of(client)
+        client.config_resetstat()
+        pipeline = client.pipeline(transaction=False)
+        for member in random.choices(members, k=20_000):
+            pipeline.zincrby(zkey, 1, member)
+        pipeline.execute()
+        floor_us = client.info("commandstats")["cmdstat_zincrby"]["usec_per_call"]
+        client.delete(zkey)
+        client.delete(*keys.for_function(windows_at(now_ms, 3_600_000)))
+    return Pair(1e6 / spent_us, 1e6 / floor_us, {"redis": spent_us})
+
+
+def _apply_call(keys: Any, members: list[Any]) -> tuple[Any, ...]:
+    windows = windows_at(int(time.time() * 1000), 3_600_000)
+    named = keys.for_function(windows)
+    args: list[Any] = ["FCALL", "rb1_apply", len(named), *named, windows.recent, windows.gone, 10**9, 0]
+    for member in random.choices(members, k=100):
+        submission = Submission(PlayerId("x"), 1, random.randbytes(8).hex())
+        args += [member, 1, submission.event(), 1, submission.note()]
+    return tuple(args)
+
+
+def _renamed(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same submissions with events of their own: the last ones must not be recognised."""
+    head, items = list(call[: 17 - 1]), list(call[16:])
+    for index in range(2, len(items), 5):
+        items[index] = random.randbytes(8) + items[index][8:]
+    return (*head, *items)
+
+
+def _slots(client: "redis.Redis") -> set[int]:
+    port = client.connection_pool.connection_kwargs["port"]
+    return {
+        slot
+        for first, last, holder, *_ in client.execute_command("CLUSTER SLOTS")
+        if holder[1] == port
+        for slot in range(first, last + 1)
+    }
+
+
+def _key_of(client: "redis.Redis") -> str:
+    """A key that this node owns."""
+    slots = _slots(client)
+    return next(f"bench:{number}" for number in range(100_000) if client.cluster("KEYSLOT", f"bench:{number}") in slots)
+
+
+@contextmanager
+def _cpu(stack: Stack) -> Iterator[dict[str, float]]:
+    """CPU seconds that the stack's processes spend inside the block, by kind of process."""
+    spent: dict[str, float] = {}
+    before = _cpu_now(stack)
+    yield spent
+    for name, seconds in _cpu_now(stack).items():
+        kind = name.partition("-")[0]
+        spent[kind] = spent.get(kind, 0.0) + seconds - before.get(name, 0.0)
+
+
+def _cpu_now(stack: Stack) -> dict[str, float]:
+    seconds = {}
+    for name, pid in stack.status()["pids"].items():
+        if name == "supervisord":
+            continue
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        seconds[name] = sum(sum(process.cpu_times()[:2]) for process in family)
+    return seconds
