@@ -7,7 +7,7 @@ PACKAGES := api sharding workers records runtime cli k8s loadtest
 DATA_DIR ?= .rangeboard
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down demo test test-quick check format settings lock clean-data
+.PHONY: help install up down demo test test-quick bench check format settings lock clean-data
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: install ## all the tests, on real servers
 
 test-quick: install ## the tests that need no servers
 	$(BIN)/pytest -m "not servers" tests/unit
+
+bench: install ## figures beside their floors, on a stack of its own; --write keeps them in docs/benchmarks.md
+	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 check: install ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
