@@ -12,12 +12,13 @@ import click
 import msgspec
 from rich.console import Console
 
+from cli import lifecycle, operate
 from cli.errors import StackError
 from cli.following import follow
-from cli.operate import VERBS
 from cli.options import as_json_option, data_dir_option, settings_of_command
 from cli.preparation import PRIMARIES, REPLICAS, Wishes, prepare
 from cli.presentation import banner, reporter, show_status
+from cli.scrub import scrub
 from cli.stack import Stack
 from cli.state import DataDirectory
 
@@ -99,7 +100,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-for verb in VERBS:
+for verb in (*operate.VERBS, *lifecycle.VERBS, scrub):
     main.add_command(verb)
 
 if __name__ == "__main__":

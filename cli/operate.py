@@ -39,8 +39,6 @@ from sharding.periods import PeriodKind, parse_period, period_at
 from sharding.scores import Order, PackedScore
 from sharding.shard_map import ShardMap, cut_after
 from workers import periods
-from workers.verify import Verdict
-from workers.verify import verify as compare
 
 _DEADLINE_S = 10.0
 _MOVE_DEADLINE_S = 3600.0
@@ -272,34 +270,6 @@ def _bound(value: int | None, none: str) -> str:
 @click.command()
 @data_dir_option
 @board_option
-@period_option
-@as_json_option
-def verify(data_dir: Path, board: str, period: str | None, as_json: bool) -> None:
-    """Compare every player's points in Redis with the audit log. Exit code 1 if they differ."""
-    console = Console(stderr=True)
-    with working_on(data_dir, "verify") as target, progress_bar(console) as bar:
-        shard_map = target.current_map(board, period)
-        task = bar.add_task("players", total=None)
-        verdict = compare(target.leaderboard, target.engine, shard_map, lambda count: bar.advance(task, count))
-    show(asdict(verdict) | {"agrees": verdict.agrees}, as_json=as_json, table=_told(verdict))
-    if not verdict.agrees:
-        raise SystemExit(1)
-
-
-def _told(verdict: Verdict) -> str:
-    if verdict.agrees:
-        return f"[green]No difference[/]: {verdict.rows_in_redis:,} players, the same points in Redis and in the audit."
-    lines = [
-        f"[red]{verdict.different:,} players differ[/]",
-        f"{verdict.rows_in_redis:,} rows in Redis, {verdict.players_in_audit:,} players in the audit",
-    ]
-    lines += [f"  {item.player}: Redis {item.in_redis}, audit {item.in_audit}" for item in verdict.differences[:20]]
-    return "\n".join(lines)
-
-
-@click.command()
-@data_dir_option
-@board_option
 @click.option("--cuts", required=True, help="Points at which ranges meet, as 10,50,200: each begins the better range.")
 @click.option("--players-per-s", type=click.IntRange(1), default=50_000, show_default=True, help="The most to move.")
 @as_json_option
@@ -339,4 +309,4 @@ def _packed_cuts(text: str, order: Order) -> list[PackedScore]:
     return sorted(cut_after(value, order) for value in points)
 
 
-VERBS = (migrate, seed, demo, shards, keys, boards, verify, rebalance)
+VERBS = (migrate, seed, demo, shards, keys, boards, rebalance)

@@ -87,10 +87,12 @@ def _new_state(directory: DataDirectory, wishes: Wishes, given: Settings) -> Sta
     primaries = PRIMARIES if wishes.primaries is None else wishes.primaries
     replicas = REPLICAS if wishes.replicas is None else wishes.replicas
     names = [f"redis-{place}" for place in range(1, primaries * (1 + replicas) + 1)]
-    names += ["broker", "postgres", "metrics"]
+    names += ["broker", "postgres", "metrics", "worker-metrics"]
     ports = dict(zip(names, free_ports(len(names), avoid=frozenset({given.api_port})), strict=True))
     if given.metrics_port and is_free(given.metrics_port):
         ports["metrics"] = given.metrics_port
+    if given.worker_metrics_port and is_free(given.worker_metrics_port):
+        ports["worker-metrics"] = given.worker_metrics_port
     home = make_home(directory.path / "postgres")
     return StackState(
         primaries=primaries,

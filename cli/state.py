@@ -18,7 +18,7 @@ from cli.postgres import Home
 from cli.programs import HOST
 from runtime.settings import Settings
 
-VERSION = 1
+VERSION = 2
 """Of the layout of a data directory."""
 
 FIRST_FILES = {"lock", "postgres", "stack.new"}  # what a start that was killed early leaves
@@ -30,7 +30,7 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
     primaries: int
     replicas: int
-    ports: dict[str, int]  # redis-1 …, broker, postgres, api, metrics
+    ports: dict[str, int]  # redis-1 …, broker, postgres, api, metrics, worker-metrics
     postgres_home: str
     postgres_account: str | None
     postgres_password: str
@@ -77,6 +77,7 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
             ack_replicas=min(given.ack_replicas, self.replicas),
             api_port=self.ports["api"],
             metrics_port=self.ports["metrics"],
+            worker_metrics_port=self.ports["worker-metrics"],
         )
 
 

@@ -11,12 +11,27 @@ The table here is the session's, made by the first batch and emptied by every co
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from io import BytesIO
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Connection, Engine, Select, cast, func, select, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Text,
+    any_,
+    cast,
+    func,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from records import boards, copytext
@@ -26,7 +41,9 @@ from records.errors import InvalidRecord
 from records.periods import month_of
 from records.tables import audit_quarantine, games
 
-Kind = Literal["submission", "compensation", "removal"]
+#: What a row records: a submission that counted; the taking back of one that was applied twice; a row that was set to
+#: what the audit says. Only submissions make points; the other two say what was done so that it stays so.
+Kind = Literal["submission", "compensation", "repair"]
 
 
 class AuditRow(NamedTuple):
@@ -82,6 +99,29 @@ class Folded(NamedTuple):
 
     user_id: str
     points: int
+
+
+class Replayed(NamedTuple):
+    """What the audit log has of a player: what a row is rebuilt from.
+
+    `reached_ms`: when the player came to these points (ms since 1970, by the shard's clock). `recent`: event id, value
+    and time (ms) of the events received lately, None if there are none.
+    """
+
+    user_id: str
+    points: int
+    reached_ms: int
+    games: int
+    recent: list[list[int]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """A board period as a whole: players, the sum of their points, and submissions that counted."""
+
+    players: int
+    points: int
+    games: int
 
 
 _FIELDS = AuditRow._fields
@@ -140,6 +180,39 @@ _SURPLUS = text(
       AND (again.shard, again.entry_id, again.entry_item) <> (first.shard, first.entry_id, first.entry_item)
     """
 )
+
+_COUNTS = "submission"
+
+# When did a player come to these points? On a board that adds: with the last event that was not nothing, a taking back
+# among them, or with the very first. On one that keeps the best: with the first of the best ones. On one that sets:
+# with the first of the last ones that are equal.
+_RECENT = """
+       array_agg(ARRAY[event_id, value, round(extract(epoch FROM received_at) * 1000)::bigint])
+           FILTER (WHERE received_at >= :since)"""
+_OURS = "month = :month AND board = :board AND period = :period"
+_REPLAY = {
+    "add": """
+SELECT user_id, (sum(value) FILTER (WHERE kind = 'submission'))::bigint,
+       round(extract(epoch FROM coalesce(max(received_at) FILTER (WHERE value <> 0), min(received_at))) * 1000)::bigint,
+       count(*) FILTER (WHERE kind = 'submission'), {recent}
+FROM games WHERE {ours} AND kind <> 'repair'
+GROUP BY user_id HAVING count(*) FILTER (WHERE kind = 'submission') > 0""",
+    "best": """
+SELECT user_id, {best}(value), round(extract(epoch FROM min(received_at) FILTER (WHERE value = best)) * 1000)::bigint,
+       count(*), {recent}
+FROM (SELECT user_id, event_id, value, received_at, {best}(value) OVER (PARTITION BY user_id) AS best
+      FROM games WHERE {ours} AND kind = 'submission') AS mine
+GROUP BY user_id""",
+    "set": """
+SELECT user_id, (array_agg(value ORDER BY place DESC))[1],
+       round(extract(epoch FROM max(received_at) FILTER (WHERE differs)) * 1000)::bigint, count(*), {recent}
+FROM (SELECT user_id, event_id, value, received_at, row_number() OVER run AS place,
+             value IS DISTINCT FROM lag(value) OVER run AS differs
+      FROM games WHERE {ours} AND kind = 'submission'
+      WINDOW run AS (PARTITION BY user_id
+                     ORDER BY received_at, string_to_array(entry_id, '-')::bigint[], entry_item)) AS mine
+GROUP BY user_id""",
+}
 
 _UNHURRIED = text("SET LOCAL statement_timeout = 0")
 _ROWS_A_FETCH = 10_000
@@ -205,16 +278,22 @@ def _application(row: AuditRow) -> tuple[str, str, str, int, int, str, int]:
 
 
 def _first_unfit(rows: Sequence[AuditRow]) -> InvalidRecord | None:
+    return next(unfit(rows), None)
+
+
+def unfit(rows: Sequence[AuditRow]) -> Iterator[InvalidRecord]:
+    """The rows that `store` cannot store, each named by `index` and its first `field` that does not fit."""
     for index, row in enumerate(rows):
         try:
             _check_entry_ids([row])
             _months([row])
         except InvalidRecord as error:
-            return InvalidRecord(error.detail, field=error.field, index=index)
+            yield InvalidRecord(error.detail, field=error.field, index=index)
+            continue
         for field, value in zip(_FIELDS, row, strict=True):
             if not _fits(field, value):
-                return InvalidRecord(f"{str(value)[:40]!r} does not fit", field=field, index=index)
-    return None
+                yield InvalidRecord(f"{str(value)[:40]!r} does not fit", field=field, index=index)
+                break
 
 
 def _fits(field: str, value: object) -> bool:
@@ -222,8 +301,11 @@ def _fits(field: str, value: object) -> bool:
         return field in _NULLABLE
     bound = _BOUNDS.get(field)
     if bound is None:
-        return isinstance(value, str) and len(value) <= _LONGEST_TEXT
+        return isinstance(value, str) and len(value) <= _LONGEST_TEXT and copytext.is_fit(value)
     return isinstance(value, int) and -bound <= value < bound
+
+
+# -- reading it back
 
 
 def fold(engine: Engine, board: str, period: str) -> Iterator[Folded]:
@@ -232,15 +314,45 @@ def fold(engine: Engine, board: str, period: str) -> Iterator[Folded]:
     Streams: the memory it takes does not grow with the board. It is one statement, so it sees the log of one moment;
     it holds a connection until it is exhausted or closed. InvalidRecord if there is no such board or period.
     """
-    rules = boards.get(engine, board)
-    if rules is None:
-        raise InvalidRecord(f"{board[:40]!r} is no board", field="board")
-    statement = _points(rules, period)
+    statement = _points(_rules(engine, board), period)
     with transaction(engine) as connection:
         connection.execute(_UNHURRIED)
         rows = connection.execution_options(yield_per=_ROWS_A_FETCH).execute(statement)
         for user_id, points in rows:
             yield Folded(user_id, points)
+
+
+def replay(
+    engine: Engine, board: str, period: str, *, since: datetime, players: Collection[str] | None = None
+) -> Iterator[Replayed]:
+    """What rows are rebuilt from, for these players (default: all who have a game); in no order.
+
+    `since`: how far back `recent` reaches. Streams as `fold` does, and raises what it raises.
+    """
+    rules = _rules(engine, board)
+    best = "max" if rules.order == "desc" else "min"
+    among = _OURS if players is None else _OURS + " AND user_id = ANY(:players)"
+    statement = _REPLAY[rules.operator].format(best=best, recent=_RECENT, ours=among)
+    given = {"month": month_of(period), "board": board, "period": period, "since": since}
+    if players is not None:
+        given["players"] = list(players)
+    with transaction(engine) as connection:
+        connection.execute(_UNHURRIED)
+        rows = connection.execution_options(yield_per=_ROWS_A_FETCH).execute(text(statement), given)
+        yield from map(Replayed._make, rows)
+
+
+def totals(engine: Engine, board: str, period: str) -> Totals:
+    """A board period as a whole. Reads all of its rows."""
+    folded = _points(_rules(engine, board), period).subquery()
+    sums = select(func.count(), cast(func.coalesce(func.sum(folded.c.points), 0), BigInteger)).select_from(folded)
+    with transaction(engine) as connection:
+        connection.execute(_UNHURRIED)
+        players, points = connection.execute(sums).one()
+        games_count = connection.execute(
+            select(func.count()).where(*_of(board, period), games.c.kind == _COUNTS)
+        ).scalar_one()
+    return Totals(players, points, games_count)
 
 
 def count_games(engine: Engine, board: str, period: str) -> int:
@@ -250,17 +362,40 @@ def count_games(engine: Engine, board: str, period: str) -> int:
         return connection.execute(select(func.count()).where(*_of(board, period))).scalar_one()
 
 
+def has_games(engine: Engine, board: str, period: str) -> bool:
+    """Whether the audit log has a row of a board period."""
+    with transaction(engine) as connection:
+        connection.execute(_UNHURRIED)
+        return connection.execute(select(select(games.c.month).where(*_of(board, period)).exists())).scalar_one()
+
+
+def with_games(engine: Engine, board: str, period: str, players: Collection[str]) -> set[str]:
+    """Those of these players who have a submission that counted."""
+    theirs = games.c.user_id == any_(cast(literal(list(players), ARRAY(Text)), ARRAY(Text)))
+    found = select(games.c.user_id).distinct().where(*_of(board, period), theirs, games.c.kind == _COUNTS)
+    with transaction(engine) as connection:
+        return set(connection.scalars(found))
+
+
+def _rules(engine: Engine, board: str) -> Board:
+    rules = boards.get(engine, board)
+    if rules is None:
+        raise InvalidRecord(f"{board[:40]!r} is no board", field="board")
+    return rules
+
+
 def _points(board: Board, period: str) -> Select[str, int]:
     rows = games.c
-    ours = _of(board.name, period)
+    ours = (*_of(board.name, period), rows.kind == _COUNTS)
     if board.operator == "set":
         # Entry ids are pairs of numbers: as texts, 1-10 would come before 1-9.
         entry = cast(func.string_to_array(rows.entry_id, "-"), ARRAY(BigInteger))
         last = (rows.user_id, rows.received_at.desc(), entry.desc(), rows.entry_item.desc())
-        return select(rows.user_id, rows.value).where(*ours).order_by(*last).ext(distinct_on(rows.user_id))
+        value = rows.value.label("points")
+        return select(rows.user_id, value).where(*ours).order_by(*last).ext(distinct_on(rows.user_id))
     best = func.max if board.order == "desc" else func.min
     points = best(rows.value) if board.operator == "best" else func.sum(rows.value)
-    return select(rows.user_id, cast(points, BigInteger)).where(*ours).group_by(rows.user_id)
+    return select(rows.user_id, cast(points, BigInteger).label("points")).where(*ours).group_by(rows.user_id)
 
 
 def _of(board: str, period: str) -> tuple[ColumnElement[bool], ...]:

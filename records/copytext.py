@@ -36,6 +36,11 @@ def encode(rows: Sequence[tuple[Value, ...]], fields: Sequence[str], nullable: S
     return text.encode()
 
 
+def is_fit(value: str) -> bool:
+    """Whether PostgreSQL can hold a text."""
+    return not _UNFIT.search(value)
+
+
 def _is_plain(text: str, rows: Sequence[tuple[Value, ...]], width: int, nullable: Sequence[int]) -> bool:
     """Whether no value holds a character, or is a text, that means something to COPY."""
     return (

@@ -14,10 +14,12 @@ from datetime import date
 from sqlalchemy import Connection, Engine, text
 
 from records.engine import transaction
+from records.errors import InvalidRecord
 from records.periods import FOREVER, month_after
 from records.tables import games, leaderboard_snapshots
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('rangeboard:partitions', 0))")
+_PARTITIONS = text("SELECT relid::regclass::text FROM pg_partition_tree(:table) WHERE isleaf")
 _EXISTS = text("SELECT to_regclass(:name) IS NOT NULL")
 
 
@@ -53,3 +55,24 @@ def attach(connection: Connection, months: Iterable[date]) -> list[str]:
 def partition_name(table: str, month: date) -> str:
     """The partition of a table that holds a month: `games_2026_11`, `games_forever`."""
     return f"{table}_{'forever' if month == FOREVER else month.isoformat()[:7].replace('-', '_')}"
+
+
+def months_of_audit(engine: Engine) -> list[date]:
+    """The months that the audit log has partitions for, oldest first; FOREVER is the month of boards without an end."""
+    with transaction(engine) as connection:
+        names = connection.scalars(_PARTITIONS, {"table": games.name}).all()
+    return sorted(_month_of_partition(name) for name in names)
+
+
+def drop_audit(engine: Engine, month: date) -> None:
+    """Drop a month of the audit log, if it is there. Never FOREVER."""
+    if month == FOREVER:
+        raise InvalidRecord("boards without an end need their whole audit log", field="month")
+    with transaction(engine) as connection:
+        connection.execute(_LOCK)
+        connection.execute(text(f"DROP TABLE IF EXISTS {partition_name(games.name, month)}"))
+
+
+def _month_of_partition(name: str) -> date:
+    last = name.removeprefix(f"{games.name}_")
+    return FOREVER if last == "forever" else date.fromisoformat(last.replace("_", "-") + "-01")

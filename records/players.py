@@ -25,6 +25,8 @@ NAME_LENGTH = 64
 URL_LENGTH = 2048
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+#: Addresses of the API, where a player's would be (sharding/players.py has the same).
+RESERVED = frozenset({"around", "lookup"})
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _COUNTRY = re.compile(r"[A-Z]{2}")
 _URL = re.compile(r"https?://\S+")
@@ -182,6 +184,8 @@ def canonical_id(player_id: str) -> str:
     """A player id as it is kept, or InvalidRecord (field `id`)."""
     if not _ID.fullmatch(player_id):
         raise InvalidRecord("a player id is 1 to 64 characters of A-Z a-z 0-9 . _ : -", field="id")
+    if player_id in RESERVED:
+        raise InvalidRecord(f"{player_id!r} is a word of the API and no player id", field="id")
     return player_id.lower() if _UUID.fullmatch(player_id) else player_id
 
 

@@ -69,13 +69,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 200_000
     drain_batch: Annotated[int, Meta(ge=1, description="Outbox entries drained in one transaction")] = 2_000
 
+    audit_months: Annotated[
+        int, Meta(ge=0, description="Months of the audit log that are kept once they are archived; 0 keeps all")
+    ] = 0
+    archive_grace_days: Annotated[
+        int, Meta(ge=0, le=90, description="How long Redis keeps a period after its final ranking is stored")
+    ] = 7
+
     # -- serving
     api_host: Annotated[str, Meta(description="Address the API listens on")] = "127.0.0.1"
     api_port: Annotated[int, Meta(ge=0, le=65535, description="Port of the API")] = 8080
     metrics_port: Annotated[int, Meta(ge=0, le=65535, description="Port of the API's Prometheus metrics")] = 9464
+    worker_metrics_port: Annotated[
+        int, Meta(ge=0, le=65535, description="Port of the workers' Prometheus metrics; 0 serves none")
+    ] = 9465
     api_workers: Annotated[int, Meta(ge=1, description="gunicorn worker processes")] = 2
     api_connections: Annotated[int, Meta(ge=1, description="Connections one API worker serves at once")] = 1000
     reads_open: Annotated[bool, Meta(description="Reads of tops and ranks need no key")] = True
+    top_cache_ms: Annotated[
+        int, Meta(ge=0, le=5000, description="A process reads a board's top at most this often; 0: for every request")
+    ] = 200
+    cursor_secret: Annotated[
+        str,
+        Meta(description="Key that page cursors are signed with; without one it is derived from the PostgreSQL URL"),
+    ] = ""
     max_body_bytes: Annotated[int, Meta(ge=1024, description="Largest request body, after decompression")] = 8_388_608
 
     # -- observing

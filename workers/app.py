@@ -8,17 +8,24 @@ import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_ready
 
 from runtime.logs import configure
 from runtime.settings import load
+from workers import metrics
 from workers.schedule import SCHEDULE
 
 _settings = load()
 
 app = Celery("rangeboard", broker=_settings.broker_url)
 app.conf.update(
-    include=["workers.tasks.audit", "workers.tasks.periods", "workers.tasks.handoff"],
+    include=[
+        "workers.tasks.audit",
+        "workers.tasks.periods",
+        "workers.tasks.handoff",
+        "workers.tasks.archive",
+        "workers.tasks.scrub",
+    ],
     beat_schedule=SCHEDULE,
     timezone="UTC",
     enable_utc=True,
@@ -30,6 +37,8 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_cancel_long_running_tasks_on_connection_loss=True,
     worker_max_tasks_per_child=20_000,
+    worker_soft_shutdown_timeout=10,  # what runs may end; what does not is given back, and done by another worker
+    worker_enable_soft_shutdown_on_idle=True,
     broker_connection_retry_on_startup=True,
     broker_transport_options={
         "visibility_timeout": 600,  # longer than any task may run
@@ -44,3 +53,8 @@ app.conf.update(
 @setup_logging.connect
 def _log_as_everybody(**_: Any) -> None:
     configure(_settings, process="beat" if "beat" in sys.argv else "worker")
+
+
+@worker_ready.connect
+def _tell_metrics(**_: Any) -> None:
+    metrics.serve(_settings)

@@ -1,9 +1,14 @@
 """The drain: from a shard's outbox into `games`, each entry once.
 
 Under a lease, so that one process drains a shard: read the oldest entries (only such as a replica has), store them in
-one transaction, then trim them from the stream. A crash anywhere reads again and stores nothing twice. An entry that
-cannot be decoded goes to quarantine in the same transaction and never blocks those behind it. A month without a
-partition is made on the way.
+one transaction, take back what turns out to have been applied twice, then trim the entries from the stream. A crash
+anywhere reads again, stores nothing twice and takes nothing back twice.
+
+Nothing blocks what is behind it. An entry that cannot be decoded, or holds a row that PostgreSQL cannot, goes to
+quarantine in the same transaction, and its other rows are stored. A month without a partition is made on the way.
+
+An entry may hold one submission or a thousand, so how many entries make a batch is learned from the last one: a
+transaction has some ten thousand rows, and memory stays flat.
 """
 
 from collections.abc import Sequence
@@ -13,19 +18,24 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from records import partitions
-from records.audit import AuditRow, QuarantinedEntry, store
-from records.errors import MissingPartition
+from records.audit import AuditRow, Kind, QuarantinedEntry, Stored, store, unfit
+from records.errors import InvalidRecord, MissingPartition
 from records.leases import lease
+from runtime import failpoints
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from sharding.leaderboard import Leaderboard
 from sharding.outbox import RawEntry, Undecodable
 from sharding.shard_map import ShardMap
+from workers import metrics
+from workers.compensation import compensations
 
 log = structlog.get_logger()
 
 #: Batches of one run: a task that goes on for ever is never seen to be stuck.
 _MOST_BATCHES = 200
+_FIRST_ENTRIES = 20
+_ROWS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,53 +48,102 @@ class Drained:
     surplus: int = 0
     quarantined: int = 0
 
+    def plus(self, other: "Drained") -> "Drained":
+        """Both together."""
+        return Drained(
+            self.entries + other.entries,
+            self.stored + other.stored,
+            self.repeated + other.repeated,
+            self.surplus + other.surplus,
+            self.quarantined + other.quarantined,
+        )
+
 
 def drain_shard(
-    leaderboard: Leaderboard, engine: Engine, shard_map: ShardMap, shard: int, batch: int, deadline: Deadline
+    leaderboard: Leaderboard,
+    engine: Engine,
+    shard_map: ShardMap,
+    shard: int,
+    most: int,
+    deadline: Deadline,
+    *,
+    compensate: bool = True,
 ) -> Drained:
-    """Store what the shard's outbox holds, `batch` entries a transaction, until it is empty or the deadline passes.
+    """Store what the shard's outbox holds, at most `most` entries a transaction, until it is empty or time is up.
 
-    Does nothing if somebody else drains this shard.
+    Does nothing if somebody else drains this shard. `compensate`: take back what was applied twice; not where the rows
+    are about to be made anew from the audit.
     """
     keys = shard_map.keys(shard)
     done = Drained()
     with lease(engine, f"drain:{keys.outbox}") as connection:
         if connection is None:
             return done
+        wanted = min(most, _FIRST_ENTRIES)
         for _ in range(_MOST_BATCHES):
-            entries = leaderboard.outbox.read(keys, batch, deadline)
+            entries = leaderboard.outbox.read(keys, wanted, deadline)
             if not entries:
                 break
-            done = _sum(done, _store(connection, engine, shard_map, shard, entries))
+            stored, one = _store(connection, engine, shard_map, shard, entries)
+            failpoints.reach("drain.stored")
+            if compensate and stored.surplus:
+                _take_back(leaderboard, shard_map, stored.surplus, deadline)
+                failpoints.reach("drain.compensated")
             leaderboard.outbox.trim(keys, entries[-1].entry_id, deadline)
-            if deadline.passed or len(entries) < batch:
+            done = done.plus(one)
+            _count(shard_map.name, one)
+            if deadline.passed or len(entries) < wanted:
                 break
+            rows_an_entry = max(1, (one.stored + one.repeated + one.surplus) // len(entries))
+            wanted = max(1, min(most, _ROWS_AT_ONCE // rows_an_entry))
     return done
 
 
 def _store(
     connection: Connection, engine: Engine, shard_map: ShardMap, shard: int, entries: Sequence[RawEntry]
-) -> Drained:
+) -> tuple[Stored, Drained]:
+    """Store entries, with what cannot be stored put aside."""
     rows: list[AuditRow] = []
-    quarantined: list[QuarantinedEntry] = []
+    aside: dict[str, str] = {}
     for entry in entries:
         try:
             rows += _rows(shard_map.name, shard, entry)
         except Undecodable as error:
-            log.error("outbox_entry_quarantined", shard=shard, entry_id=entry.entry_id, reason=error.detail)
-            quarantined.append(
-                QuarantinedEntry(
-                    shard_map.board.name, shard_map.period.name, shard, entry.entry_id, entry.content, error.detail
-                )
-            )
+            aside[entry.entry_id] = error.detail
     try:
-        stored = store(connection, rows, quarantined)
+        stored = _store_rows(connection, engine, rows, _quarantined(shard_map.name, shard, entries, aside))
+    except InvalidRecord as refused:
+        bad = {wrong.index: wrong for wrong in unfit(rows) if wrong.index is not None}
+        if not bad:
+            raise
+        for index, wrong in bad.items():
+            aside.setdefault(rows[index].entry_id, f"item {rows[index].entry_item}: {wrong.field} {wrong.detail}")
+        log.warning("rows_refused", shard=shard, rows=len(bad), reason=refused.detail)
+        rows = [row for index, row in enumerate(rows) if index not in bad]
+        stored = _store_rows(connection, engine, rows, _quarantined(shard_map.name, shard, entries, aside))
+    for entry_id, reason in aside.items():
+        log.error("outbox_entry_quarantined", shard=shard, entry_id=entry_id, reason=reason)
+    return stored, Drained(len(entries), stored.inserted, stored.repeated, len(stored.surplus), len(aside))
+
+
+def _store_rows(
+    connection: Connection, engine: Engine, rows: Sequence[AuditRow], quarantined: Sequence[QuarantinedEntry]
+) -> Stored:
+    try:
+        return store(connection, rows, quarantined)
     except MissingPartition as missing:
         partitions.ensure(engine, missing.months)
-        stored = store(connection, rows, quarantined)
-    if stored.surplus:
-        log.warning("events_applied_again", shard=shard, count=len(stored.surplus))
-    return Drained(len(entries), stored.inserted, stored.repeated, len(stored.surplus), len(quarantined))
+        return store(connection, rows, quarantined)
+
+
+def _quarantined(
+    name: BoardPeriod, shard: int, entries: Sequence[RawEntry], aside: dict[str, str]
+) -> list[QuarantinedEntry]:
+    return [
+        QuarantinedEntry(name.board, name.period, shard, entry.entry_id, entry.content, aside[entry.entry_id])
+        for entry in entries
+        if entry.entry_id in aside
+    ]
 
 
 def _rows(name: BoardPeriod, shard: int, entry: RawEntry) -> list[AuditRow]:
@@ -105,16 +164,31 @@ def _rows(name: BoardPeriod, shard: int, entry: RawEntry) -> list[AuditRow]:
             entry_id=item.entry_id,
             entry_item=index,
             request_id=item.note.request_id or None,
+            kind=_kind(item.note.kind),
         )
         for index, item in enumerate(entry.decode())
     ]
 
 
-def _sum(one: Drained, other: Drained) -> Drained:
-    return Drained(
-        one.entries + other.entries,
-        one.stored + other.stored,
-        one.repeated + other.repeated,
-        one.surplus + other.surplus,
-        one.quarantined + other.quarantined,
-    )
+def _kind(noted: str) -> Kind:
+    return noted  # type: ignore[return-value]  # notes are made by submissions.py, of these words
+
+
+def _take_back(leaderboard: Leaderboard, shard_map: ShardMap, surplus: Sequence[AuditRow], deadline: Deadline) -> None:
+    """Take back what was applied twice. Raises what keeps one of it from being taken back: then nothing is trimmed."""
+    submissions = compensations(surplus)
+    if not submissions:
+        return
+    results = leaderboard.settle(shard_map, submissions, deadline)
+    for result in results:
+        if result.error is not None:
+            raise result.error
+    applied = sum(result.status == "applied" for result in results)
+    metrics.compensated_events.labels(shard_map.name.board).inc(applied)
+    log.warning("events_taken_back", board=str(shard_map.name), count=applied)
+
+
+def _count(name: BoardPeriod, drained: Drained) -> None:
+    metrics.drained_rows.labels(name.board).inc(drained.stored)
+    if drained.quarantined:
+        metrics.quarantined_entries.labels(name.board).inc(drained.quarantined)

@@ -68,7 +68,7 @@ def open_period(leaderboard: Leaderboard, engine: Engine, board: Board, period: 
         try:
             published = leaderboard.maps.published(shard_map.name, deadline)
         except UnknownBoard:
-            if audit.count_games(engine, board.name, period.name):
+            if audit.has_games(engine, board.name, period.name):
                 log.error("board_lost", board=board.name, period=period.name, next_step="rangeboard rebuild")
                 return
         else:

@@ -18,7 +18,8 @@ def settings() -> Settings:
 @cache
 def engine() -> Engine:
     """PostgreSQL."""
-    return connect(settings().postgres_dsn, pool_size=2, application_name="rangeboard-worker")
+    # A job may hold one for its lease, one for what it streams, one for what it writes, one to make a partition.
+    return connect(settings().postgres_dsn, pool_size=4, application_name="rangeboard-worker")
 
 
 @cache

@@ -11,6 +11,13 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "drain": {"task": "audit.drain_all", "schedule": 1.0, "options": {"expires": 5}},
     # A writer moves its own strays at once; what it leaves behind when it dies should be home within five seconds.
     "sweep": {"task": "handoff.sweep_all", "schedule": 2.0, "options": {"expires": 6}},
+    # The scrub repairs what two failures at once leave behind: a million players in some minutes, and then again.
+    "scrub": {"task": "scrub.scrub_all", "schedule": 60.0, "options": {"expires": 60}},
     # A new period must be open before it starts, a new board soon after it is made.
     "open-periods": {"task": "periods.open_all", "schedule": 10.0, "options": {"expires": 30}},
+    # A month is archived within a minute of being over. Mostly it finds nothing due, which one query tells; a crontab
+    # for the first of the month would have to be caught up when it was missed, and this always is.
+    "archive": {"task": "archive.close_due", "schedule": 60.0, "options": {"expires": 120}},
+    # Months leave the audit log once a month; looking every hour costs nothing, and no outage makes it a month later.
+    "retention": {"task": "audit.drop_old_months", "schedule": 3600.0, "options": {"expires": 3600}},
 }

@@ -6,19 +6,17 @@ itself: every step of a move is idempotent.
 
 from datetime import UTC, datetime
 
-from celery import shared_task
-
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from sharding.errors import LeaderboardError, UnknownBoard
 from workers import resources
 from workers.periods import open_boards
-from workers.tasks.base import TASK, log
+from workers.tasks.base import job, log
 
 _SWEEP_S = 20.0
 
 
-@shared_task(name="handoff.sweep_all", **TASK)
+@job("handoff.sweep_all")
 def sweep_all() -> None:
     """One pass over all shards of all open boards."""
     leaderboard = resources.leaderboard()

@@ -6,13 +6,11 @@ Beside itself: PostgreSQL keeps the first map inserted, and both publish that on
 
 from datetime import UTC, datetime
 
-from celery import shared_task
-
 from workers import periods, resources
-from workers.tasks.base import TASK
+from workers.tasks.base import job
 
 
-@shared_task(name="periods.open_all", **TASK)
+@job("periods.open_all")
 def open_all() -> None:
     """Open what is to be open now or soon."""
     periods.open_all(resources.leaderboard(), resources.engine(), resources.settings(), datetime.now(UTC))

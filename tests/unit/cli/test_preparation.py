@@ -46,7 +46,17 @@ def prepared(directory, port, **asked):
 def test_a_new_stack_gets_a_port_for_everything(directory, port):
     stack, notes = prepared(directory, port, primaries=2, replicas=1)
     ports = stack.state.ports
-    assert set(ports) == {"redis-1", "redis-2", "redis-3", "redis-4", "broker", "postgres", "api", "metrics"}
+    assert set(ports) == {
+        "redis-1",
+        "redis-2",
+        "redis-3",
+        "redis-4",
+        "broker",
+        "postgres",
+        "api",
+        "metrics",
+        "worker-metrics",
+    }
     assert len(set(ports.values())) == len(ports)
     assert ports["api"] == port
     assert notes == []

@@ -11,7 +11,7 @@ from runtime.settings import Settings
 STATE = StackState(
     primaries=1,
     replicas=0,
-    ports={"redis-1": 17001, "broker": 17002, "postgres": 17003, "api": 8080, "metrics": 9464},
+    ports={"redis-1": 17001, "broker": 17002, "postgres": 17003, "api": 8080, "metrics": 9464, "worker-metrics": 9465},
     postgres_home="/somewhere",
     postgres_account=None,
     postgres_password="secret",
@@ -58,7 +58,7 @@ def test_what_an_early_death_leaves_is_no_stranger(tmp_path):
     [
         ('{"version": 7}', "another version of Rangeboard"),
         ("{}", "another version of Rangeboard"),
-        ('{"version": 1}', "damaged"),
+        ('{"version": 2}', "damaged"),
         ('{"versi', "damaged"),
         ("[]", "damaged"),
     ],

@@ -1,0 +1,103 @@
+"""How far the archive of each board period is: one row for each shard that is copied, one for the whole.
+
+The whole is `closing` from the moment its shards are frozen, and `archived` once its final ranking is stored and
+verified. A shard's row and its snapshots are of one transaction, so a shard is copied or it is not.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Connection, Engine, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from records.engine import reading, transaction
+from records.tables import archives, shard_maps
+
+State = Literal["closing", "copied", "archived"]
+
+#: In the place of a shard: the whole board period.
+WHOLE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """The state of one shard, or of the whole; `points` is the sum over its players."""
+
+    board: str
+    period: str
+    shard: int
+    state: State
+    players: int | None
+    points: int | None
+    changed_at: datetime
+
+
+def of_period(engine: Engine, board: str, period: str) -> dict[int, Archived]:
+    """The states of a board period, by shard; nothing if its archive has not begun."""
+    states = archives.c
+    theirs = select(archives).where(states.board == board, states.period == period)
+    with reading(engine) as connection:
+        return {row["shard"]: _archived(**row) for row in connection.execute(theirs).mappings()}
+
+
+def is_archived(engine: Engine, board: str, period: str) -> bool:
+    """Whether the final ranking of a board period is stored and verified."""
+    whole = of_period(engine, board, period).get(WHOLE)
+    return whole is not None and whole.state == "archived"
+
+
+def unarchived(engine: Engine) -> list[tuple[str, str]]:
+    """Boards and periods that have, or had, a ranking and no verified archive; oldest period name first."""
+    maps, states = shard_maps.c, archives.c
+    done = (
+        select(states.shard)
+        .where(states.board == maps.board, states.period == maps.period)
+        .where(states.shard == WHOLE, states.state == "archived")
+    )
+    wanted = select(maps.board, maps.period).distinct().where(~done.exists()).order_by(maps.period, maps.board)
+    with reading(engine) as connection:
+        return [(board, period) for board, period in connection.execute(wanted)]
+
+
+def record(
+    bind: Engine | Connection,
+    board: str,
+    period: str,
+    shard: int,
+    state: State,
+    *,
+    players: int | None = None,
+    points: int | None = None,
+) -> None:
+    """Set the state of a shard, or of the whole. A connection that is given is in a transaction already."""
+    values = {"board": board, "period": period, "shard": shard, "state": state, "players": players, "points": points}
+    row = insert(archives).values(values)
+    changes = {"state": state, "players": players, "points": points, "changed_at": func.now()}
+    row = row.on_conflict_do_update(index_elements=["board", "period", "shard"], set_=changes)
+    with _transaction(bind) as connection:
+        connection.execute(row)
+
+
+def forget(connection: Connection, board: str, period: str, shards: Sequence[int]) -> None:
+    """Take back the states of shards, in the transaction that takes back what they stand for."""
+    states = archives.c
+    connection.execute(
+        delete(archives).where(states.board == board, states.period == period, states.shard.in_(list(shards)))
+    )
+
+
+@contextmanager
+def _transaction(bind: Engine | Connection) -> Iterator[Connection]:
+    if isinstance(bind, Connection):
+        yield bind
+    else:
+        with transaction(bind) as connection:
+            yield connection
+
+
+def _archived(**row: object) -> Archived:
+    points = row.pop("points")
+    return Archived(points=None if points is None else int(str(points)), **row)  # type: ignore[arg-type]

@@ -1,0 +1,261 @@
+"""Final rankings: a row for each player of a board period that is over, by rank.
+
+Written once, shard after shard in rank order, each shard in a transaction of its own; read as the ranking was read
+while it was played: pages, a player's standing, those around, the history of a player.
+
+A shard is copied through `COPY`, straight into the table, from rows that come in chunks: whatever the size of the
+board, a worker holds a few thousand of them.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BufferedReader, RawIOBase
+from typing import Any, NamedTuple
+
+import psycopg2
+from sqlalchemy import ARRAY, BigInteger, Engine, Text, any_, cast, delete, func, literal, select, text
+
+from records import archives, copytext
+from records.engine import reading, transaction
+from records.periods import month_of
+from records.tables import archives as archive_table
+from records.tables import leaderboard_snapshots as snapshots
+
+_FIELDS = ("rank", "points", "month", "user_id", "board", "period")
+_COPY = f"COPY leaderboard_snapshots ({', '.join(_FIELDS)}) FROM STDIN (NULL '{copytext.NULL}')"
+_BUFFER_BYTES = 1 << 18
+_MOST_PERIODS = 120
+_UNHURRIED = text("SET LOCAL statement_timeout = 0")
+
+
+class FinalRow(NamedTuple):
+    """A player's final rank and points."""
+
+    rank: int
+    user_id: str
+    points: int
+
+
+class PastRow(NamedTuple):
+    """A player's end in a period that is over, among so many players."""
+
+    period: str
+    rank: int
+    points: int
+    players: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A stored ranking, as SQL counts it. `disordered`: rows whose points are better than those of the rank before."""
+
+    players: int
+    points: int
+    first: int
+    last: int
+    ranks: int
+    disordered: int
+
+    def is_sound(self) -> bool:
+        """Whether ranks run from 1 without gap, and never from worse to better points."""
+        complete = self.players == 0 or (self.first == 1 and self.last == self.ranks == self.players)
+        return complete and self.disordered == 0
+
+
+# -- writing
+
+
+def copy_shard(
+    engine: Engine, board: str, period: str, shard: int, first_rank: int, chunks: Iterable[Sequence[tuple[str, int]]]
+) -> tuple[int, int]:
+    """Store the rows (player, points) of a shard, in rank order from `first_rank` on, and that it is copied.
+
+    In one transaction; how many rows there were, and the sum of their points. MissingPartition if the month has none,
+    Conflict if a player has a rank in this period already.
+    """
+    source = _Lines(chunks, first_rank, f"{month_of(period)}", board, period)
+    with transaction(engine) as connection:
+        connection.execute(_UNHURRIED)
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        with driver.cursor() as cursor:
+            try:
+                cursor.copy_expert(_COPY, BufferedReader(source, _BUFFER_BYTES), _BUFFER_BYTES)
+            except psycopg2.Error as error:
+                if source.failed is not None:  # the driver tells it as an error of PostgreSQL's
+                    raise source.failed from error
+                raise
+        archives.record(connection, board, period, shard, "copied", players=source.players, points=source.points)
+    return source.players, source.points
+
+
+def discard(engine: Engine, board: str, period: str) -> None:
+    """Take back whatever is stored of a period, and its shards' states: it will be copied anew."""
+    with transaction(engine) as connection:
+        connection.execute(_UNHURRIED)
+        connection.execute(delete(snapshots).where(*_of(board, period)))
+        copied = select(archive_table.c.shard).where(
+            archive_table.c.board == board, archive_table.c.period == period, archive_table.c.shard != archives.WHOLE
+        )
+        archives.forget(connection, board, period, list(connection.scalars(copied)))
+
+
+def check(engine: Engine, board: str, period: str, *, descending: bool) -> Check:
+    """Count a stored ranking; `descending`: more points rank first."""
+    rows = snapshots.c
+    before = func.lag(rows.points).over(order_by=rows.rank)
+    better = rows.points > before if descending else rows.points < before
+    ranked = select(rows.rank, rows.points, better.label("disordered")).where(*_of(board, period)).subquery()
+    told = ranked.c
+    counts = select(
+        func.count(),
+        cast(func.coalesce(func.sum(told.points), 0), BigInteger),
+        func.coalesce(func.min(told.rank), 0),
+        func.coalesce(func.max(told.rank), 0),
+        func.count(told.rank.distinct()),
+        func.count().filter(told.disordered),
+    )
+    with transaction(engine) as connection:
+        connection.execute(_UNHURRIED)
+        return Check(*connection.execute(counts).one())
+
+
+# -- reading
+
+
+def total(engine: Engine, board: str, period: str) -> int | None:
+    """How many players a period that is over has; None if its final ranking is not stored."""
+    whole = archives.of_period(engine, board, period).get(archives.WHOLE)
+    return whole.players if whole is not None and whole.state == "archived" else None
+
+
+def points_sum(engine: Engine, board: str, period: str) -> int | None:
+    """The sum of all players' points of a period that is over; None if its final ranking is not stored."""
+    whole = archives.of_period(engine, board, period).get(archives.WHOLE)
+    return whole.points if whole is not None and whole.state == "archived" else None
+
+
+def page(engine: Engine, board: str, period: str, offset: int, limit: int) -> list[FinalRow]:
+    """The rows of ranks offset+1 … offset+limit."""
+    return _rows(engine, board, period, offset + 1, offset + limit)
+
+
+def standing(engine: Engine, board: str, period: str, user_id: str) -> FinalRow | None:
+    """A player's final rank; None for one who was not on the board."""
+    rows = snapshots.c
+    theirs = select(rows.rank, rows.user_id, rows.points).where(*_of(board, period), rows.user_id == user_id)
+    with reading(engine) as connection:
+        found = connection.execute(theirs).one_or_none()
+    return None if found is None else FinalRow(*found)
+
+
+def surrounding(
+    engine: Engine, board: str, period: str, user_id: str, each_side: int, players: int
+) -> list[FinalRow] | None:
+    """A player and those around, a full window where there are enough `players`; None for one not on the board."""
+    found = standing(engine, board, period, user_id)
+    if found is None:
+        return None
+    length = 2 * each_side + 1
+    first = max(1, min(found.rank - each_side, players - length + 1))
+    return _rows(engine, board, period, first, first + length - 1)
+
+
+def find_many(engine: Engine, board: str, period: str, user_ids: Collection[str]) -> dict[str, FinalRow]:
+    """The final ranks of those of these players who were on the board."""
+    rows = snapshots.c
+    among = rows.user_id == any_(cast(literal(list(user_ids), ARRAY(Text)), ARRAY(Text)))
+    wanted = select(rows.rank, rows.user_id, rows.points).where(*_of(board, period), among)
+    with reading(engine) as connection:
+        return {row.user_id: FinalRow(*row) for row in connection.execute(wanted)}
+
+
+def ahead_of(engine: Engine, board: str, period: str, points: int, players: int, *, descending: bool) -> int:
+    """How many of so many `players` ended with better points than these.
+
+    Points follow the rank, so it halves the ranks: thirty look-ups in an index, however many players there are.
+    """
+    rows = snapshots.c
+    low, high = 0, players
+    with reading(engine) as connection:
+        while low < high:
+            middle = (low + high) // 2
+            at = select(rows.points).where(*_of(board, period), rows.rank == middle + 1)
+            found = connection.execute(at).scalar_one()
+            if found > points if descending else found < points:
+                low = middle + 1
+            else:
+                high = middle
+    return low
+
+
+def history(engine: Engine, board: str, user_id: str) -> list[PastRow]:
+    """A player's final ranks on a board, the latest period first; at most the last 120."""
+    rows, states = snapshots.c, archive_table.c
+    theirs = (
+        select(rows.period, rows.rank, rows.points, states.players)
+        .join(archive_table, (states.board == rows.board) & (states.period == rows.period))
+        .where(rows.board == board, rows.user_id == user_id)
+        .where(states.shard == archives.WHOLE, states.state == "archived")
+        .order_by(rows.period.desc())
+        .limit(_MOST_PERIODS)
+    )
+    with reading(engine) as connection:
+        return [PastRow(*row) for row in connection.execute(theirs)]
+
+
+def _rows(engine: Engine, board: str, period: str, first: int, last: int) -> list[FinalRow]:
+    rows = snapshots.c
+    wanted = select(rows.rank, rows.user_id, rows.points).where(*_of(board, period), rows.rank.between(first, last))
+    with reading(engine) as connection:
+        return [FinalRow(*row) for row in connection.execute(wanted.order_by(rows.rank))]
+
+
+def _of(board: str, period: str) -> tuple[Any, ...]:
+    rows = snapshots.c
+    return rows.month == month_of(period), rows.board == board, rows.period == period
+
+
+class _Lines(RawIOBase):
+    """The lines of a `COPY`, made while they are read, and counted."""
+
+    def __init__(
+        self, chunks: Iterable[Sequence[tuple[str, int]]], first_rank: int, month: str, board: str, period: str
+    ) -> None:
+        self.players = 0
+        self.points = 0
+        #: what kept the rows from coming
+        self.failed: BaseException | None = None
+        self._lines = self._encoded(chunks, first_rank, (month, board, period))
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; 0 at the end."""
+        if not self._rest:
+            try:
+                self._rest = memoryview(next(self._lines, b""))
+            except BaseException as error:
+                self.failed = error
+                raise
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+    def _encoded(
+        self, chunks: Iterable[Sequence[tuple[str, int]]], first_rank: int, told: tuple[str, str, str]
+    ) -> Iterator[bytes]:
+        month, board, period = told
+        for chunk in chunks:
+            start = first_rank + self.players
+            rows = [
+                (rank, points, month, user_id, board, period)
+                for rank, (user_id, points) in enumerate(chunk, start=start)
+            ]
+            self.players += len(rows)
+            self.points += sum(points for _, points in chunk)
+            if rows:
+                yield copytext.encode(rows, _FIELDS)

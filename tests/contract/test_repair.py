@@ -1,0 +1,147 @@
+"""`verify` tells every difference and no other; `--repair` makes the board what the audit log says, while it plays."""
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from played_boards import Played, open_played, rows_of, soon
+from records_databases import migrated_database
+from sqlalchemy import Engine
+
+from sharding.errors import NotOnBoard
+from sharding.leaderboard import Leaderboard, Submission
+from sharding.players import PlayerId
+from workers.rebuild import Rebuild
+from workers.verify import Difference, Verdict, verify
+
+pytestmark = pytest.mark.servers
+
+OpenBoard = Callable[..., Played]
+
+
+@pytest.fixture(scope="module")
+def database(postgres_dsn: str) -> Iterator[Engine]:
+    with migrated_database(postgres_dsn) as made:
+        yield made
+
+
+@pytest.fixture
+def open_one(leaderboard: Leaderboard, database: Engine) -> OpenBoard:
+    return lambda **given: open_played(leaderboard, database, **given)
+
+
+def compare(board: Played, *, repair: bool = False) -> Verdict:
+    return verify(board.leaderboard, board.engine, board.now(), lambda _: None, repair=repair)
+
+
+def shard_of(board: Played, player: str) -> int:
+    return board.leaderboard.reader.find(board.now(), PlayerId(player), soon()).shard
+
+
+def spoil(board: Played, player: str, points: int) -> None:
+    """Set a row behind everybody's back."""
+    board.on_shard(shard_of(board, player), "ZADD", "@rows", -points * 2**22, player)
+
+
+@pytest.mark.parametrize("rules", [{}, {"operator": "best"}, {"operator": "set"}], ids=str)
+def test_spoilt_missing_and_made_up_rows_are_told_and_repaired(open_one: OpenBoard, rules: dict[str, str]) -> None:
+    """Each is a difference; repaired, the ranking is what a rebuild makes of the audit log, and a record is kept."""
+    board = open_one(**rules)
+    board.play(300, 1_500)
+    board.drain()
+    before = board.ranking()
+    points = {player: -(packed >> 22) for player, packed in before}
+    spoil(board, "player-000001", 7_777)
+    board.on_shard(shard_of(board, "player-000002"), "ZREM", "@rows", "player-000002")
+    board.on_shard(0, "ZADD", "@rows", -500 * 2**22, "intruder")
+    expected = {
+        Difference(PlayerId("player-000001"), 7_777, points["player-000001"]),
+        Difference(PlayerId("player-000002"), None, points["player-000002"]),
+        Difference(PlayerId("intruder"), 500, None),
+    }
+    for _ in range(2):
+        told = compare(board)
+        assert not told.agrees
+        assert set(told.differences) == expected
+    mended = compare(board, repair=True)
+    assert mended.agrees
+    assert set(mended.differences) == {replace(difference, repaired=True) for difference in expected}
+    assert compare(board) == Verdict(300, 300, 0, 0, [])
+    assert board.ranking() == before
+    board.drain()
+    records = rows_of(
+        board.engine, "SELECT user_id FROM games WHERE board = :b AND kind = 'repair'", b=board.name.board
+    )
+    assert {player for (player,) in records} == {"player-000001", "player-000002", "intruder"}
+    assert compare(board).agrees, "a record of a repair counts in no fold"
+    board.destroy()
+    Rebuild(board.leaderboard, board.engine, board.name).whole(lambda _done, _of: None)
+    assert board.ranking() == before
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_row_that_no_submission_made_is_taken_away(open_one: OpenBoard, moved: bool) -> None:
+    """A player whose audit rows are gone: the row goes, the directory entry too, and play begins anew.
+
+    The row of one who has moved is told and left: tombstones would keep the player from beginning anew.
+    """
+    board = open_one(cuts=[10])
+    board.play(20, 60)
+    board.win("ghost", 3, "m1")
+    board.win("ghost", 30 if moved else 1, "m2")
+    board.drain()
+    with board.engine.begin() as connection:
+        connection.exec_driver_sql(f"DELETE FROM games WHERE board = '{board.name.board}' AND user_id = 'ghost'")
+    points = 33 if moved else 4
+    told = compare(board)
+    assert told.differences == [Difference(PlayerId("ghost"), points, None)]
+    mended = compare(board, repair=True)
+    if moved:
+        assert (mended.repaired, mended.agrees, board.points("ghost")) == (0, False, points)
+        return
+    assert (mended.repaired, mended.agrees) == (1, True)
+    with pytest.raises(NotOnBoard):
+        board.points("ghost")
+    assert board.win("ghost", 4, "m3") == "applied"
+    assert board.points("ghost") == 4
+    assert compare(board).agrees
+
+
+def test_a_healthy_board_has_no_difference_while_it_plays(open_one: OpenBoard) -> None:
+    """What is submitted meanwhile is told from a difference, and a repair touches nothing of it."""
+    board = open_one()
+    board.play(300, 900)
+    board.drain()
+    spoil(board, "player-000007", 9_000)
+    ended = threading.Event()
+    played: list[int] = []
+
+    def go_on() -> None:
+        rng = random.Random(3)
+        number = 0
+        while not ended.is_set():
+            number += 1
+            some = [
+                Submission(PlayerId(f"player-{rng.randrange(10, 300):06d}"), rng.randint(1, 9), f"live-{number}-{n}")
+                for n in range(20)
+            ]
+            played.append(len([status for status in board.submit(some) if status == "applied"]))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        verdicts = [compare(board, repair=True) for _ in range(3)]
+    finally:
+        ended.set()
+        thread.join()
+    assert sum(played) > 0
+    assert sum(verdict.repaired for verdict in verdicts) == 1, "the spoilt one, and nobody who played"
+    assert compare(board).agrees
+    total = rows_of(
+        board.engine,
+        "SELECT count(*) FROM games WHERE board = :b AND kind = 'submission'",
+        b=board.name.board,
+    )
+    assert total == [(900 + sum(played),)]

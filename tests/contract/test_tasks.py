@@ -1,0 +1,193 @@
+"""Tasks: each has its context, time and outcome; late, twice and beside itself they do no harm."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+import structlog
+from celery.contrib.testing.app import TestApp
+from celery.exceptions import SoftTimeLimitExceeded
+from played_boards import Played, open_played, soon
+from records_databases import migrated_database
+from sqlalchemy import Engine
+
+from cli.servers import ServerSet
+from records import archives, audit, partitions
+from records.errors import RecordsUnavailable, WrongSchema
+from records.periods import months_around
+from sharding.boards import BoardPeriod
+from sharding.errors import ShardUnavailable
+from sharding.leaderboard import Leaderboard
+from sharding.periods import PeriodKind, period_at
+from workers import metrics, resources
+from workers.schedule import SCHEDULE
+from workers.tasks import archive as archive_tasks
+from workers.tasks import audit as audit_tasks
+from workers.tasks import handoff as handoff_tasks
+from workers.tasks import periods as period_tasks
+from workers.tasks.base import Job, job
+
+pytestmark = pytest.mark.servers
+
+OpenBoard = Callable[..., Played]
+
+
+@pytest.fixture(scope="module")
+def database(postgres_dsn: str) -> Iterator[Engine]:
+    with migrated_database(postgres_dsn) as made:
+        yield made
+
+
+@pytest.fixture
+def open_one(leaderboard: Leaderboard, database: Engine) -> OpenBoard:
+    return lambda **given: open_played(leaderboard, database, **given)
+
+
+@pytest.fixture(autouse=True)
+def _this_process_is_a_worker(
+    leaderboard: Leaderboard, database: Engine, servers: ServerSet, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Its connections are the tests', and a task that wakes another runs it at once."""
+    app = TestApp(set_as_current=True)
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    monkeypatch.setattr(resources, "settings", lambda: msgspec.structs.replace(servers.settings, audit_months=1))
+    monkeypatch.setattr(resources, "engine", lambda: database)
+    monkeypatch.setattr(resources, "leaderboard", lambda: leaderboard)
+    yield
+    app.close()
+
+
+def seconds_of(task: str, outcome: str) -> float:
+    for metric in metrics.task_seconds.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_count") and sample.labels == {"task": task, "outcome": outcome}:
+                return sample.value
+    return 0.0
+
+
+OUTCOMES = {
+    "done": None,
+    "put_off": ShardUnavailable("the node is down"),
+    "refused": WrongSchema("another version"),
+    "failed": ZeroDivisionError("a defect"),
+}
+
+
+@pytest.mark.parametrize(("outcome", "error"), OUTCOMES.items(), ids=OUTCOMES.keys())
+def test_a_task_says_how_it_ended(outcome: str, error: Exception | None) -> None:
+    """Only a success moves the time stamp that alerts look at; only a defect is raised."""
+    seen: list[dict[str, object]] = []
+
+    @job(f"test.{outcome}")
+    def body() -> None:
+        seen.append(structlog.contextvars.get_contextvars())
+        if error is not None:
+            raise error
+
+    if outcome == "failed":
+        with pytest.raises(ZeroDivisionError):
+            body.apply()
+    else:
+        body.apply()
+    assert seconds_of(f"test.{outcome}", outcome) == 1
+    assert seen[0]["task"] == f"test.{outcome}"
+    assert seen[0]["task_id"]
+    assert "task" not in structlog.contextvars.get_contextvars()
+    stamp = metrics.task_succeeded_at.labels(f"test.{outcome}")._value.get()
+    assert (stamp > 0) is (outcome == "done")
+
+
+@pytest.mark.parametrize("error", [RecordsUnavailable(), SoftTimeLimitExceeded()], ids=["postgres", "too long"])
+def test_what_passes_by_itself_is_put_off(error: Exception) -> None:
+    @job(f"test.passing.{type(error).__name__}")
+    def body() -> None:
+        raise error
+
+    body.apply()
+    assert seconds_of(body.name, "put_off") == 1
+
+
+def test_every_scheduled_job_is_a_task_that_beat_may_miss() -> None:
+    """Each entry names a task of the base class and expires, so that ticks do not heap up."""
+    tasks = [
+        audit_tasks.drain_all,
+        audit_tasks.drop_old_months,
+        archive_tasks.close_due,
+        handoff_tasks.sweep_all,
+        period_tasks.open_all,
+    ]
+    known = {task.name: task for task in tasks}
+    for entry in SCHEDULE.values():
+        assert entry["options"]["expires"] >= entry["schedule"]
+        if (task := known.pop(entry["task"], None)) is not None:
+            assert isinstance(task, Job)
+    assert not known, "a task that nobody wakes"
+
+
+def test_draining_measures_how_far_behind_the_audit_log_is(open_one: OpenBoard) -> None:
+    """In entries and in seconds, before; nothing waits, after. A second run, and one beside it, find nothing."""
+    board = open_one()
+    board.play(50, 100)
+    audit_tasks.drain_all.apply()
+    assert metrics.outbox_entries.labels(board.name.board)._value.get() > 0
+    assert 0 < metrics.audit_lag_seconds.labels(board.name.board)._value.get() < 60
+    assert audit.totals(board.engine, board.name.board, board.name.period).games == 100
+    threads = [threading.Thread(target=audit_tasks.drain_all.apply) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert metrics.outbox_entries.labels(board.name.board)._value.get() == 0
+    assert metrics.audit_lag_seconds.labels(board.name.board)._value.get() == 0
+    assert audit.totals(board.engine, board.name.board, board.name.period).games == 100
+
+
+def test_periods_that_are_over_are_closed_however_late(open_one: OpenBoard) -> None:
+    """A day of last month that nobody archived: the next tick does. Twice, and beside itself, it is archived once."""
+    past = period_at(PeriodKind.DAY, datetime.now(UTC) - timedelta(days=40))
+    board = open_one(period_kind="day", period=past)
+    current = open_one(period_kind="day")
+    board.play(30, 60)
+    archive_tasks.close_due.apply()
+    assert archives.is_archived(board.engine, board.name.board, board.name.period)
+    assert not archives.of_period(current.engine, current.name.board, current.name.period)
+    changed = archives.of_period(board.engine, board.name.board, board.name.period)
+    threads = [threading.Thread(target=archive_tasks.close_due.apply) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert archives.of_period(board.engine, board.name.board, board.name.period) == changed
+
+
+def test_one_period_that_cannot_be_closed_does_not_keep_the_others(open_one: OpenBoard) -> None:
+    past = period_at(PeriodKind.DAY, datetime.now(UTC) - timedelta(days=35))
+    lost, sound = open_one(period_kind="day", period=past), open_one(period_kind="day", period=past)
+    lost.play(5, 5)
+    lost.drain()
+    lost.destroy()
+    sound.play(5, 5)
+    archive_tasks.close_due.apply()
+    assert archives.is_archived(sound.engine, sound.name.board, sound.name.period)
+    assert not archives.is_archived(lost.engine, lost.name.board, lost.name.period)
+    assert seconds_of("archive.close_due", "refused") >= 1
+
+
+def test_periods_and_partitions_are_made_ahead(database: Engine) -> None:
+    """This month and the next have partitions; twice changes nothing."""
+    for _ in range(2):
+        period_tasks.open_all.apply()
+        made = partitions.months_of_audit(database)
+        assert set(months_around(datetime.now(UTC).date(), before=0)) <= set(made)
+    name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
+    assert resources.leaderboard().maps.published(name, soon()).name == name
+
+
+def test_old_months_are_dropped(database: Engine) -> None:
+    old = (datetime.now(UTC) - timedelta(days=200)).date().replace(day=1)
+    partitions.ensure(database, [old])
+    for _ in range(2):
+        audit_tasks.drop_old_months.apply()
+        assert old not in partitions.months_of_audit(database)

@@ -1,0 +1,99 @@
+"""Archives and rebuilds killed (`kill -9`) in the middle, and run again until they come through."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from played_boards import Played, open_played, rows_of
+from records_databases import migrated_database
+from sqlalchemy import Engine
+
+from cli.servers import ServerSet
+from records import archives
+from runtime.settings import Settings
+from sharding.leaderboard import Leaderboard
+from sharding.periods import PeriodKind, period_at
+from workers.verify import verify
+
+pytestmark = pytest.mark.servers
+
+_MOST_RUNS = 40
+
+
+@pytest.fixture(scope="module")
+def database(postgres_dsn: str) -> Iterator[Engine]:
+    with migrated_database(postgres_dsn) as made:
+        yield made
+
+
+@pytest.fixture
+def settings(servers: ServerSet, database: Engine) -> Settings:
+    [(name,)] = rows_of(database, "SELECT current_database()")
+    return msgspec.structs.replace(servers.settings, postgres_dsn=servers.postgres.dsn(name))
+
+
+def run(settings: Settings, verb: str, board: Played, *options: str, failpoints: str) -> int:
+    """The exit code of the operator's verb, in a process that may die at these points."""
+    environment = msgspec.structs.replace(settings, failpoints=failpoints).environment()
+    names = ("--board", board.name.board, "--period", board.name.period)
+    line = [sys.executable, "-c", f"from cli.lifecycle import {verb}; {verb}()", *names, *options]
+    done = subprocess.run(line, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert done.returncode in {0, -signal.SIGKILL}, done.stdout + done.stderr
+    return done.returncode
+
+
+def killed_until_done(settings: Settings, verb: str, board: Played, *options: str, failpoints: str) -> int:
+    """How often it was killed before it came through."""
+    for kills in range(_MOST_RUNS):
+        if run(settings, verb, board, *options, failpoints=failpoints) == 0:
+            return kills
+    raise AssertionError(f"{verb} never came through")
+
+
+def test_an_archive_killed_again_and_again_is_right_in_the_end(
+    leaderboard: Leaderboard, database: Engine, settings: Settings
+) -> None:
+    """Between and in the middle of shards: the ranking that is stored is the one that PostgreSQL computes by itself."""
+    past = period_at(PeriodKind.DAY, datetime.now(UTC) - timedelta(days=3))
+    board = open_played(leaderboard, database, period_kind="day", period=past, cuts=range(10, 50, 10))
+    board.play(5_000, 12_000)
+    points = "archive.frozen=kill@0.1,archive.copying=kill@0.1,archive.copied=kill@0.1,archive.recorded=kill@0.3"
+    kills = killed_until_done(settings, "archive", board, failpoints=points)
+    assert archives.is_archived(database, board.name.board, board.name.period)
+    name = {"board": board.name.board}
+    stored = rows_of(
+        database, "SELECT rank, user_id, points FROM leaderboard_snapshots WHERE board = :board ORDER BY rank", **name
+    )
+    # The day is over, so every tie-break time is its last moment: points, then player.
+    computed = rows_of(
+        database,
+        """SELECT row_number() OVER (ORDER BY sum(value) DESC, user_id COLLATE "C"), user_id, sum(value)::bigint
+           FROM games WHERE board = :board GROUP BY user_id ORDER BY 1""",
+        **name,
+    )
+    assert stored == computed
+    print(f"archive: killed {kills} times, {len(stored):,} players, equal to SQL")
+
+
+def test_a_rebuild_killed_again_and_again_brings_back_the_same_ranking(
+    leaderboard: Leaderboard, database: Engine, settings: Settings
+) -> None:
+    """Nobody twice, nobody missing, and the board is open again."""
+    board = open_played(leaderboard, database)
+    board.play(5_000, 12_000)
+    board.drain()
+    before = board.ranking()
+    board.destroy()
+    points = "rebuild.prepared=kill@0.4,rebuild.loaded=kill@0.6"
+    kills = killed_until_done(settings, "rebuild", board, failpoints=points)
+    assert board.ranking() == before
+    assert board.win("player-000000", 1, "goes on") == "applied"
+    assert verify(leaderboard, database, board.now(), lambda _: None).agrees
+    assert run(settings, "rebuild", board, "--force", failpoints="rebuild.recorded=kill") == -signal.SIGKILL
+    assert board.now().generation == 2
+    print(f"rebuild: killed {kills} times, {len(before):,} players, the same ranking")

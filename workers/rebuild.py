@@ -1,0 +1,289 @@
+"""A board made anew from the audit log: all of it, or one shard that was lost.
+
+The whole board goes into a new generation, whose keys nobody reads until its map is published. So the order is: the old
+shards stop taking submissions, their outboxes are drained, the audit log is folded and loaded, the count is compared,
+the map is recorded and published, and the old keys expire. Until the map is published nothing has happened: on an error
+the old shards open again, and after a crash the next attempt clears away what the last one loaded. After the map is
+recorded nothing can go wrong: whoever opens periods publishes a recorded map, should the rebuild die in between.
+
+A row comes back as it was: its points, the time they were reached, in tie-break units, and the events of the retry
+window. What had not been drained when the data were lost is lost; the audit log cannot tell of it.
+
+One lost shard is loaded in place. Its players are those whom the directory places there, and those whom the directory
+lost as well and no other shard has. The others go on serving.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
+
+import structlog
+from sqlalchemy import Engine
+
+from records import archives, audit, shard_maps
+from records.audit import Replayed
+from records.errors import RecordsError
+from records.leases import lease
+from runtime import failpoints
+from runtime.deadlines import Deadline
+from sharding.boards import BoardPeriod
+from sharding.directory import Entry
+from sharding.errors import LeaderboardError, UnknownBoard
+from sharding.functions import FROZEN, OPEN, REBUILDING
+from sharding.leaderboard import Leaderboard
+from sharding.lifecycle import LoadedRow, State, Totals
+from sharding.players import Member, PlayerId, member_of
+from sharding.shard_map import ShardMap
+from workers.draining import drain_now
+from workers.patience import patiently
+from workers.rows import row_of
+
+log = structlog.get_logger()
+
+#: Told how many of how many players are done.
+Report = Callable[[int, int], None]
+
+_BATCH = 5_000
+_AT_ONCE = 4
+_STEP_S = 60.0
+_DRAIN_S = 3600.0
+_OLD_KEYS_LIVE_MS = 600_000
+
+
+class RebuildRefused(LeaderboardError):
+    """The board cannot be rebuilt as things are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild did, or would do: players, the sum of their points, submissions; the map that is current then."""
+
+    players: int
+    points: int
+    games: int
+    generation: int
+    version: int
+    shard: int | None = None
+
+
+class Rebuild:
+    """Rebuilds one board period."""
+
+    def __init__(self, leaderboard: Leaderboard, engine: Engine, name: BoardPeriod) -> None:
+        self._leaderboard = leaderboard
+        self._engine = engine
+        self._name = name
+
+    def plan(self) -> Rebuilt:
+        """What a rebuild would bring back; changes nothing."""
+        latest = self._latest()
+        found = audit.totals(self._engine, self._name.board, self._name.period)
+        return Rebuilt(found.players, found.points, found.games, latest.generation + 1, latest.version + 1)
+
+    def whole(self, report: Report, *, force: bool = False) -> Rebuilt:
+        """Rebuild the board into a new generation. RebuildRefused if it is in use, unless `force`."""
+        with lease(self._engine, f"lifecycle:{self._name}") as held:
+            if held is None:
+                raise RebuildRefused(f"{self._name} is being rebuilt or archived already")
+            latest = self._latest()
+            old = self._published()
+            before = self._leaderboard.lifecycle.states(old, _soon()) if old is not None else {}
+            state = self._state()
+            if OPEN in before.values() and not force:
+                raise RebuildRefused(f"{self._name} is in use: to rebuild it all the same takes --force")
+            try:
+                if old is not None:
+                    patiently(partial(self._set_state, old, REBUILDING))
+                built = self._build(latest, old, report, state)
+            except BaseException:
+                if old is not None:
+                    self._give_back(old, state)
+                raise
+            if old is not None:
+                at_ms = _now_ms() + _OLD_KEYS_LIVE_MS
+                patiently(lambda: self._leaderboard.lifecycle.expire(old, at_ms, _soon()))
+            log.info("board_rebuilt", board=str(self._name), players=built.players, generation=built.generation)
+            return built
+
+    def _build(self, latest: ShardMap, old: ShardMap | None, report: Report, state: State) -> Rebuilt:
+        """Load a new generation and publish it."""
+        if old is not None:
+            states = self._leaderboard.lifecycle.states(old, _soon())
+            self._drain(old, [shard for shard, found in states.items() if found is not None])
+        fresh = replace(latest, generation=latest.generation + 1, version=latest.version + 1, retiring=())
+        patiently(lambda: self._leaderboard.lifecycle.prepare(fresh, _soon()))
+        failpoints.reach("rebuild.prepared")
+        expected = audit.totals(self._engine, self._name.board, self._name.period)
+        totals = self._load_all(fresh, expected.players, report)
+        loaded = sum(self._leaderboard.lifecycle.size(fresh, index, _soon()) for index in range(len(fresh.ranges)))
+        if loaded != expected.players:
+            raise RebuildRefused(f"{loaded} rows were loaded, and the audit log has {expected.players} players")
+        failpoints.reach("rebuild.loaded")
+        patiently(partial(self._set_state, fresh, state, totals=totals))
+        shard_maps.append(self._engine, self._name.board, self._name.period, latest.version, fresh.document())
+        failpoints.reach("rebuild.recorded")
+        patiently(lambda: self._leaderboard.maps.replace(fresh, _soon()))
+        failpoints.reach("rebuild.published")
+        return Rebuilt(expected.players, expected.points, expected.games, fresh.generation, fresh.version)
+
+    def _drain(self, old: ShardMap, shards: Sequence[int]) -> None:
+        # What was applied twice need not be taken back: it is not in the audit log, so it does not come back.
+        drain_now(self._leaderboard, self._engine, old, Deadline.after(_DRAIN_S), compensate=False, shards=shards)
+
+    def _load_all(self, fresh: ShardMap, players: int, report: Report) -> dict[int, Totals]:
+        """Load every row of the audit log; what each shard's head is to count."""
+        totals: dict[int, Totals] = dict.fromkeys(fresh.shards(), Totals())
+        done = 0
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            pending: set[Future[int]] = set()
+            for batch in _batches(self._replay(fresh)):
+                window = _window(fresh)
+                rows: dict[int, list[LoadedRow]] = defaultdict(list)
+                for replayed in batch:
+                    row = row_of(fresh, replayed, window)
+                    shard = fresh.shard_for(row.packed, row.member)
+                    rows[shard].append(row)
+                    totals[shard] = totals[shard].plus(replayed.games, replayed.points)
+                if len(pending) >= _AT_ONCE:
+                    finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    done += sum(future.result() for future in finished)
+                    report(done, players)
+                pending.add(pool.submit(self._load, fresh, rows, window, len(batch)))
+            done += sum(future.result() for future in pending)
+        report(done, players)
+        return totals
+
+    def _load(self, fresh: ShardMap, rows: dict[int, list[LoadedRow]], window: int, count: int) -> int:
+        patiently(lambda: self._leaderboard.lifecycle.load(fresh, rows, window, _soon()))
+        return count
+
+    def _replay(self, shard_map: ShardMap) -> Iterator[Replayed]:
+        since = datetime.now(UTC) - timedelta(milliseconds=2 * shard_map.retry_window_ms)
+        return audit.replay(self._engine, self._name.board, self._name.period, since=since)
+
+    # -- one shard
+
+    def shard(self, shard: int, report: Report) -> Rebuilt:
+        """Bring back the rows of one shard whose keys are lost, while the others serve.
+
+        RebuildRefused if the shard is there, or is none of the board's.
+        """
+        with lease(self._engine, f"lifecycle:{self._name}") as held:
+            if held is None:
+                raise RebuildRefused(f"{self._name} is being rebuilt or archived already")
+            shard_map = self._published()
+            if shard_map is None:
+                raise RebuildRefused(f"{self._name} is lost as a whole: rebuild all of it")
+            states = self._leaderboard.lifecycle.states(shard_map, _soon())
+            if shard not in states:
+                raise RebuildRefused(f"{self._name} has no shard {shard}")
+            if states[shard] not in {None, REBUILDING}:
+                raise RebuildRefused(f"shard {shard} of {self._name} is there, in state {states[shard]}")
+            others = [other for other, state in states.items() if other != shard and state is not None]
+            self._drain(shard_map, others)
+            patiently(lambda: self._leaderboard.lifecycle.prepare(shard_map, _soon(), shards=[shard]))
+            expected = audit.totals(self._engine, self._name.board, self._name.period)
+            totals, players, done = Totals(), 0, 0
+            for batch in _batches(self._replay(shard_map)):
+                window = _window(shard_map)
+                its = self._of_shard(shard_map, shard, others, batch, window)
+                self._load(shard_map, {shard: [row for _, row in its]}, window, len(batch))
+                for replayed, _ in its:
+                    totals = totals.plus(replayed.games, replayed.points)
+                players += len(its)
+                done += len(batch)
+                report(done, expected.players)
+            state = self._state()
+            patiently(partial(self._set_state, shard_map, state, shards=[shard], totals={shard: totals}))
+            log.info("shard_rebuilt", board=str(self._name), shard=shard, players=players)
+            return Rebuilt(players, totals.points, totals.submissions, shard_map.generation, shard_map.version, shard)
+
+    def _of_shard(
+        self, shard_map: ShardMap, shard: int, others: Sequence[int], batch: Sequence[Replayed], window: int
+    ) -> list[tuple[Replayed, LoadedRow]]:
+        """Those of these players whose row was in the lost shard."""
+        members = [member_of(PlayerId(replayed.user_id)) for replayed in batch]
+        located = self._leaderboard.directory.locate(shard_map, members, _soon(), fresh=True)
+        if located.failed:
+            raise next(iter(located.failed.values()))
+        placed: dict[Member, Entry | None] = {
+            member: entry
+            for member in members
+            if (entry := located.entries.get(member)) is None or entry.shard == shard
+        }
+        # Who is in another shard all the same was on the way there, or is missing from a directory that was lost too.
+        elsewhere = self._leaderboard.lifecycle.holders(shard_map, list(placed), others, _soon()) if placed else {}
+        missing = {member: entry for member, entry in elsewhere.items() if placed[member] is None}
+        if missing:
+            self._leaderboard.directory.point(shard_map, missing, _soon())
+        found = []
+        for member, replayed in zip(members, batch, strict=True):
+            if member not in placed or member in elsewhere:
+                continue
+            row = row_of(shard_map, replayed, window)
+            entry = placed[member]
+            if entry is not None:
+                found.append((replayed, row._replace(epoch=entry.epoch)))
+            elif shard_map.shard_for(row.packed, member) == shard:
+                found.append((replayed, row))
+        return found
+
+    # -- maps and states
+
+    def _state(self) -> State:
+        """The state that the board's shards are to be in."""
+        closing = archives.of_period(self._engine, self._name.board, self._name.period)
+        return FROZEN if archives.WHOLE in closing else OPEN
+
+    def _latest(self) -> ShardMap:
+        if archives.is_archived(self._engine, self._name.board, self._name.period):
+            raise RebuildRefused(f"{self._name} is archived: its final ranking is read from PostgreSQL")
+        stored = shard_maps.latest(self._engine, self._name.board, self._name.period)
+        if stored is None:
+            raise RebuildRefused(f"{self._name} was never opened: there is nothing to rebuild")
+        return ShardMap.from_document(stored.document)
+
+    def _published(self) -> ShardMap | None:
+        try:
+            return self._leaderboard.maps.published(self._name, _soon())
+        except UnknownBoard:
+            return None
+
+    def _set_state(
+        self,
+        shard_map: ShardMap,
+        state: State,
+        *,
+        shards: Sequence[int] | None = None,
+        totals: Mapping[int, Totals] | None = None,
+    ) -> None:
+        self._leaderboard.lifecycle.set_state(shard_map, state, _soon(), shards=shards, totals=totals)
+
+    def _give_back(self, old: ShardMap, state: State) -> None:
+        """The rebuild failed: let the old shards play on. Not if the new map is recorded, or if that cannot be told."""
+        with suppress(LeaderboardError, RecordsError):
+            if self._latest().generation == old.generation:
+                patiently(partial(self._set_state, old, state))
+
+
+def _batches(replayed: Iterable[Replayed]) -> Iterator[list[Replayed]]:
+    rows = iter(replayed)
+    while batch := list(islice(rows, _BATCH)):
+        yield batch
+
+
+def _window(shard_map: ShardMap) -> int:
+    return _now_ms() // shard_map.retry_window_ms
+
+
+def _now_ms() -> int:
+    return int(datetime.now(UTC).timestamp() * 1000)
+
+
+def _soon() -> Deadline:
+    return Deadline.after(_STEP_S)

@@ -1,0 +1,31 @@
+"""From what the audit log has of a player to the row that the player had: points, the time they were reached, and the
+events by which a retry is recognised. Pure.
+"""
+
+from records.audit import Replayed
+from sharding.lifecycle import LoadedRow
+from sharding.players import PlayerId, member_of
+from sharding.scores import PackedScore, pack
+from sharding.shard_map import ShardMap
+from sharding.submissions import event_kept
+
+
+def packed_of(shard_map: ShardMap, replayed: Replayed) -> PackedScore:
+    """The packed score of these points, reached when they were reached."""
+    period = shard_map.period
+    elapsed = (replayed.reached_ms - period.start_ms) // period.tie_unit_ms
+    return pack(replayed.points, elapsed, shard_map.board.order)
+
+
+def row_of(shard_map: ShardMap, replayed: Replayed, window: int) -> LoadedRow:
+    """The row of a player; `window`: the recent window of now."""
+    member = member_of(PlayerId(replayed.user_id))
+    packed = packed_of(shard_map, replayed)
+    if replayed.recent is None:
+        return LoadedRow(member, packed)
+    window_ms, kept = shard_map.retry_window_ms, {window: b"", window - 1: b""}
+    for event_id, value, received_ms in replayed.recent:
+        its = received_ms // window_ms
+        if its in kept:
+            kept[its] += event_kept(event_id, value)
+    return LoadedRow(member, packed, recent=kept[window], before=kept[window - 1])
