@@ -24,6 +24,7 @@ from api.metrics import NO_ENDPOINT, observe_request, on_own_port
 from api.names import Names
 from api.newcomers import Newcomers
 from api.openapi import document
+from api.rankings import RankingAnswers
 from api.requests import JSON, request_id_of
 from api.scores import ScoreAnswers
 from api.stats import StatsAnswers
@@ -47,13 +48,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     rules = BoardRules(partial(boards.get, engine))
     names = Names(partial(players.profiles, engine))
     late = timedelta(minutes=settings.late_minutes)
-    scores = ScoreAnswers(leaderboard, rules, names, late=late)
+    scores = ScoreAnswers(leaderboard, rules, late=late)
     endpoints = [
         *scores.endpoints(),
         *BatchAnswers(leaderboard, scores.admit).endpoints(),
+        *RankingAnswers(leaderboard, rules, names).endpoints(),
         *UserAnswers(engine).endpoints(),
         *StatsAnswers(leaderboard, rules).endpoints(),
-        *BoardAnswers(partial(boards.list_all, engine)).endpoints(),
+        *BoardAnswers(engine).endpoints(),
         *HealthAnswers(leaderboard, rules, partial(boards.get, engine, _DEFAULT_BOARD)).endpoints(),
     ]
     app = _serve(endpoints, settings, Keys(partial(api_keys.find, engine)))

@@ -1,9 +1,13 @@
-"""Boards: their rules, as every request needs them, and their listing."""
+"""Boards: their rules, as every request needs them; listing, making and changing them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import NamedTuple
+
+from msgspec import UNSET
+from sqlalchemy import Engine
 
 from api import schemas
 from api.auth import Scope
@@ -11,12 +15,16 @@ from api.caches import Cache
 from api.endpoints import BASE, Endpoint
 from api.periods import current_period, period_to_read
 from api.requests import Call, NoQuery
+from records import boards
 from records.boards import Board as KeptBoard
+from records.boards import BoardChanges
+from records.errors import Conflict, InvalidRecord
 from sharding.boards import Board, BoardPeriod, Operator, parse_board_name
 from sharding.errors import Unavailable, UnknownBoard
 from sharding.periods import Period, PeriodKind
 from sharding.scores import Order
 
+PATH = f"{BASE}/boards"
 _FRESH_S = 5.0
 _MOST_REMEMBERED = 1_000
 
@@ -78,40 +86,105 @@ def _rules(kept: KeptBoard | None) -> Board | None:
     )
 
 
+_FIELDS = {"name": "board", "min_value": "lowest", "max_value": "highest"}
+
+
 class BoardAnswers:
     """What is answered about boards."""
 
-    def __init__(self, list_all: Callable[[], Sequence[KeptBoard]]) -> None:
-        self._all: Cache[str, Sequence[KeptBoard]] = Cache(lambda _: list_all(), fresh_s=_FRESH_S, most=1)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._all: Cache[str, Sequence[KeptBoard]] = Cache(lambda _: boards.list_all(engine), fresh_s=_FRESH_S, most=1)
 
     def endpoints(self) -> list[Endpoint]:
         """The addresses of boards."""
         return [
             Endpoint(
                 method="GET",
-                path=f"{BASE}/boards",
+                path=PATH,
                 answer=self.listing,
                 summary="All boards and their rules",
                 gives=schemas.Boards,
                 scope=Scope.READ,
-            )
+            ),
+            Endpoint(
+                method="POST",
+                path=PATH,
+                answer=self.create,
+                summary="Make a board; its first period opens within a minute",
+                takes=schemas.NewBoard,
+                gives=schemas.Board,
+                scope=Scope.ADMIN,
+                status=HTTPStatus.CREATED,
+                refuses=(409,),
+            ),
+            Endpoint(
+                method="PATCH",
+                path=f"{PATH}/<board>",
+                answer=self.change,
+                summary="Change which submissions a board takes from now on; every process knows within ten seconds",
+                takes=schemas.BoardChanges,
+                gives=schemas.Board,
+                scope=Scope.ADMIN,
+                refuses=(404,),
+            ),
         ]
 
     def listing(self, _call: Call[NoQuery, None]) -> schemas.Boards:
-        """All boards, by name."""
-        now = datetime.now(UTC)
-        return schemas.Boards(
-            boards=[
-                schemas.Board(
-                    board=board.name,
-                    period=board.period_kind,
-                    current=current_period(PeriodKind(board.period_kind), now).name,
-                    operator=board.operator,
-                    order=board.order,
-                    lowest=board.min_value,
-                    highest=board.max_value,
-                    registration=board.registration,
-                )
-                for board in self._all.get("all")
-            ]
+        """All boards, by name; one that was made a moment ago may be missing."""
+        return schemas.Boards(boards=[_described(board) for board in self._all.get("all")])
+
+    def create(self, call: Call[NoQuery, schemas.NewBoard]) -> schemas.Board:
+        """Make a board. Conflict if there is one of that name."""
+        body = call.body
+        new = boards.NewBoard(
+            name=parse_board_name(body.board),
+            period_kind=body.period,
+            operator=body.operator,
+            order=body.order,
+            min_value=body.lowest,
+            max_value=body.highest,
+            registration=body.registration,
         )
+        with _named_as_here():
+            return _described(boards.create(self._engine, new))
+
+    def change(self, call: Call[NoQuery, schemas.BoardChanges], board: str) -> schemas.Board:
+        """Change a board's rules for what comes; what was counted stays counted."""
+        body = call.body
+        changes: BoardChanges = {}
+        if body.lowest is not UNSET:
+            changes["min_value"] = body.lowest
+        if body.highest is not UNSET:
+            changes["max_value"] = body.highest
+        if body.registration is not UNSET:
+            changes["registration"] = body.registration
+        with _named_as_here():
+            changed = boards.update(self._engine, parse_board_name(board), changes)
+        if changed is None:
+            raise UnknownBoard(f"there is no board {board!r}", field="board")
+        return _described(changed)
+
+
+@contextmanager
+def _named_as_here() -> Iterator[None]:
+    """In the block, errors of records name the fields as the contract does."""
+    try:
+        yield
+    except Conflict as error:
+        raise Conflict("another board has this name", field="board") from error
+    except InvalidRecord as error:
+        raise InvalidRecord(error.detail, field=_FIELDS.get(error.field or "", error.field)) from error
+
+
+def _described(board: KeptBoard) -> schemas.Board:
+    return schemas.Board(
+        board=board.name,
+        period=board.period_kind,
+        current=current_period(PeriodKind(board.period_kind), datetime.now(UTC)).name,
+        operator=board.operator,
+        order=board.order,
+        lowest=board.min_value,
+        highest=board.max_value,
+        registration=board.registration,
+    )

@@ -12,6 +12,7 @@ would cost as much again as the dispatch itself. It takes a WSGI environment, so
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +27,7 @@ from runtime.deadlines import Deadline
 from runtime.settings import Settings
 
 BASE = "/api/v1"
+_MOST_QUERIES = 256
 
 log = structlog.get_logger()
 _encoder = msgspec.json.Encoder()
@@ -35,7 +37,7 @@ _encoder = msgspec.json.Encoder()
 class Endpoint:
     """One method at one address. `scope` is what a key must allow; None: nobody needs one."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     answer: Callable[..., Any]
     summary: str
@@ -79,7 +81,10 @@ def serving(endpoint: Endpoint, settings: Settings, keys: Keys) -> Callable[...,
     read_body = endpoint.reads or _reader_of(endpoint.takes)
     deadline_s = settings.request_deadline_ms / 1000
     scope = None if endpoint.scope is Scope.READ and settings.reads_open else endpoint.scope
-    plain = endpoint.query()
+    needs_query = any(member.required for member in msgspec.structs.fields(endpoint.query))
+    plain = None if needs_query else endpoint.query()
+    # The same few queries come again and again; what they decode to is frozen.
+    query_of = lru_cache(_MOST_QUERIES)(partial(decode_query, endpoint.query))
 
     def serve(environ: Mapping[str, Any], **path: str) -> Served:
         started = time.perf_counter()
@@ -88,11 +93,11 @@ def serving(endpoint: Endpoint, settings: Settings, keys: Keys) -> Callable[...,
         try:
             if scope is not None:
                 keys.check(environ.get("HTTP_AUTHORIZATION"), scope)
-            query_string = environ.get("QUERY_STRING")
+            query_string = environ.get("QUERY_STRING", "")
             call = Call(
                 request_id,
                 Deadline.after(deadline_s),
-                decode_query(endpoint.query, query_string) if query_string else plain,
+                query_of(query_string) if query_string or needs_query else plain,
                 read_body(environ, settings.max_body_bytes) if read_body is not None else None,
                 environ.get("HTTP_IDEMPOTENCY_KEY"),
             )

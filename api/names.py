@@ -2,7 +2,7 @@
 
 A ranking is worth showing without names, so PostgreSQL may be away: what is remembered is used whatever its age, the
 rest stays nameless, and the answer says so. After a failure nobody asks for a moment, so that a PostgreSQL which hangs
-does not hold up every read.
+does not hold up every read. Those whose names are asked for at the same time are asked for in one query.
 """
 
 import threading
@@ -14,6 +14,8 @@ from functools import partial
 from api.patience import in_background
 from records.errors import RecordsError
 from records.players import Player
+from runtime.deadlines import Deadline
+from runtime.gathering import Gathering, TooLate
 from sharding.players import PlayerId
 
 _FRESH_S = 30.0
@@ -53,6 +55,7 @@ class Names:
         self._remembered: dict[PlayerId, _Remembered] = {}
         self._pause_until = float("-inf")
         self._lock = threading.Lock()
+        self._gathering: Gathering[Sequence[PlayerId], dict[PlayerId, _Remembered]] = Gathering(self._ask_together)
 
     def of(self, ids: Sequence[PlayerId]) -> Found:
         """The players of these ids."""
@@ -63,7 +66,7 @@ class Names:
         if wanted:
             loaded = self._load(wanted, now)
             complete = loaded is not None
-            remembered.update(loaded or {})
+            remembered.update({player_id: loaded[player_id] for player_id in wanted} if loaded else {})
         players = {player_id: known.player for player_id, known in remembered.items() if known and known.player}
         return Found(players, complete or all(known is not None for known in remembered.values()))
 
@@ -72,14 +75,21 @@ class Names:
         if now < self._pause_until:
             return None
         try:
-            return in_background(partial(self._ask, wanted)).result(_PATIENCE_S)
-        except TimeoutError:
+            return self._gathering.ask(wanted, Deadline.after(2 * _PATIENCE_S))
+        except (TimeoutError, TooLate):
             self._pause_until = self._clock() + _PAUSE_S
         except RecordsError as error:
             if not error.retryable:
                 raise
             self._pause_until = self._clock() + _PAUSE_S
         return None
+
+    def _ask_together(
+        self, wanted: Sequence[Sequence[PlayerId]], _deadline: Deadline
+    ) -> Sequence[dict[PlayerId, _Remembered]]:
+        together = list(dict.fromkeys(player_id for ids in wanted for player_id in ids))
+        loaded = in_background(partial(self._ask, together)).result(_PATIENCE_S)
+        return [loaded] * len(wanted)
 
     def _ask(self, wanted: Sequence[PlayerId]) -> dict[PlayerId, _Remembered]:
         players = self._profiles(wanted)

@@ -4,7 +4,7 @@ The same types decode, encode and describe themselves in `/openapi.json`. Fields
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from records.boards import Operator, Order, PeriodKind, Registration
 from records.players import MOST_AT_ONCE, NAME_LENGTH, URL_LENGTH
 from sharding.players import ID_PATTERN
+from sharding.reader import RankStyle
 from sharding.submissions import RankMode
 
 UserId = Annotated[
@@ -109,17 +110,65 @@ class BoardQuery(_Form, frozen=True, kw_only=True):
     period: Annotated[str | None, Meta(description="YYYY-MM-DD, YYYY-Www, YYYY-MM or all, as the board has it")] = None
 
 
-class TopQuery(BoardQuery, frozen=True, kw_only=True):
-    """Which part of the ranking."""
+class RankQuery(BoardQuery, frozen=True, kw_only=True):
+    """How to number players with equal points, and whether to go without shards that do not answer."""
+
+    rank_style: Annotated[
+        RankStyle, Meta(description="Equal points: ordinal 1234, competition 1224, dense 1223 (first 1,000 players)")
+    ] = RankStyle.ORDINAL
+    partial: Annotated[
+        Literal["ok"] | None, Meta(description="ok: rather than 503, an answer that leaves out what is missing")
+    ] = None
+
+
+class PageQuery(RankQuery, frozen=True, kw_only=True):
+    """Which part of the ranking: from an offset on, behind a cursor, or between two scores."""
 
     limit: Annotated[int, Meta(ge=1, le=100)] = 10
     offset: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    cursor: Annotated[str | None, Meta(description="From an answer: the rows behind its last one")] = None
+    min_score: Score | None = None
+    max_score: Score | None = None
 
 
-class SurroundingQuery(BoardQuery, frozen=True, kw_only=True):
+class AroundQuery(RankQuery, frozen=True, kw_only=True):
+    """Around which score, and how many players in all."""
+
+    score: Score
+    limit: Annotated[int, Meta(ge=1, le=100)] = 9
+
+
+class StandingQuery(RankQuery, frozen=True, kw_only=True):
+    """How to rank a player."""
+
+
+class SurroundingQuery(RankQuery, frozen=True, kw_only=True):
     """How many players on each side."""
 
     offset: Annotated[int, Meta(ge=1, le=10)] = 4
+
+
+class Lookup(_Form, frozen=True, kw_only=True):
+    """Players to look up."""
+
+    user_ids: Annotated[list[UserId], Meta(min_length=1, max_length=500)]
+
+
+RankIs = Annotated[
+    Literal["exact", "recent", "partial"],
+    Meta(description="recent: but for players changing shards just then; partial: missing shards are not counted"),
+]
+
+
+class Ranked(TypedDict):
+    """The members of a row."""
+
+    rank: int
+    user_id: str
+    username: str | None
+    display_name: str | None
+    avatar_url: str | None
+    score: int
 
 
 class Entry(_Answer, kw_only=True):
@@ -139,7 +188,11 @@ class Entries(_OnBoard, kw_only=True):
 
     total_players: int
     as_of: datetime
+    rank_is: RankIs
+    missing_shards: int | UnsetType = UNSET
+    matching_players: Annotated[int, Meta(description="Players between the two scores")] | UnsetType = UNSET
     entries: list[Entry]
+    cursor: Annotated[str, Meta(description="For the rows behind the last one, whatever changes")] | UnsetType = UNSET
     next: Annotated[str, Meta(description="The address of the rows that follow")] | UnsetType = UNSET
     names: Literal["unavailable"] | UnsetType = UNSET
 
@@ -151,8 +204,34 @@ class Standing(_OnBoard, kw_only=True):
     display_name: str | None
     score: int
     rank: int
+    rank_is: RankIs
+    missing_shards: int | UnsetType = UNSET
     percentile: float
     total_players: int
+    as_of: datetime
+    names: Literal["unavailable"] | UnsetType = UNSET
+
+
+class LookedUpEntry(_Answer, kw_only=True):
+    """One of the players asked for: the rank on the board, and the position among those asked for."""
+
+    position: int
+    rank: int
+    user_id: str
+    username: str | None
+    display_name: str | None
+    avatar_url: str | None
+    score: int
+
+
+class LookedUp(_OnBoard, kw_only=True):
+    """The players asked for, best first, and those who are not on the board."""
+
+    total_players: int | None
+    as_of: datetime
+    rank_is: RankIs
+    entries: list[LookedUpEntry]
+    not_found: list[str]
     names: Literal["unavailable"] | UnsetType = UNSET
 
 
@@ -241,6 +320,26 @@ class Board(_Answer, kw_only=True):
     lowest: int | None
     highest: int | None
     registration: Registration
+
+
+class NewBoard(_Form, frozen=True, kw_only=True):
+    """A board to be. Its period, operator and order never change."""
+
+    board: BoardName
+    period: PeriodKind = "month"
+    operator: Operator = "add"
+    order: Order = "desc"
+    lowest: Score | None = None
+    highest: Score | None = None
+    registration: Registration = "registered"
+
+
+class BoardChanges(_Form, frozen=True, kw_only=True):
+    """The rules that may change; null takes a bound away."""
+
+    lowest: Score | UnsetType | None = UNSET
+    highest: Score | UnsetType | None = UNSET
+    registration: Registration | UnsetType = UNSET
 
 
 class Boards(_Answer, kw_only=True):

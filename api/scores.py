@@ -1,24 +1,19 @@
-"""Scores: submitting them, and reading the ranking."""
+"""Submitting scores, one at a time."""
 
 import re
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
-from typing import Literal
-from urllib.parse import urlencode
-
-from msgspec import UNSET, UnsetType
 
 from api import schemas
 from api.auth import Scope
 from api.boards import Asked, BoardRules, not_open
 from api.endpoints import BASE, Endpoint
 from api.metrics import count_submission
-from api.names import Found, Names
 from api.periods import on_board, period_to_write
 from api.requests import Call
 from sharding.boards import Board, BoardPeriod
 from sharding.errors import InvalidValue, LeaderboardError, OutOfBounds, UnknownBoard
-from sharding.leaderboard import Leaderboard, Page
+from sharding.leaderboard import Leaderboard
 from sharding.players import parse_player_id
 from sharding.submissions import Result, Submission, failure
 
@@ -27,17 +22,16 @@ _MATCH_ID = re.compile(schemas.MATCH_ID_PATTERN)
 
 
 class ScoreAnswers:
-    """What is answered about scores."""
+    """What is answered to submissions."""
 
-    def __init__(self, leaderboard: Leaderboard, rules: BoardRules, names: Names, *, late: timedelta) -> None:
+    def __init__(self, leaderboard: Leaderboard, rules: BoardRules, *, late: timedelta) -> None:
         """`late`: how long a period takes submissions after its end."""
         self._leaderboard = leaderboard
         self._rules = rules
-        self._names = names
         self._late = late
 
     def endpoints(self) -> list[Endpoint]:
-        """The addresses of scores."""
+        """The address of submissions."""
         return [
             Endpoint(
                 method="POST",
@@ -49,36 +43,6 @@ class ScoreAnswers:
                 gives=schemas.Submitted,
                 scope=Scope.WRITE,
                 refuses=(404, 409, 422),
-            ),
-            Endpoint(
-                method="GET",
-                path=PATH,
-                answer=self.top,
-                summary="The top of a board, or any part of its ranking",
-                query=schemas.TopQuery,
-                gives=schemas.Entries,
-                scope=Scope.READ,
-                refuses=(404,),
-            ),
-            Endpoint(
-                method="GET",
-                path=f"{PATH}/<user_id>",
-                answer=self.standing,
-                summary="A player's exact rank",
-                query=schemas.BoardQuery,
-                gives=schemas.Standing,
-                scope=Scope.READ,
-                refuses=(404,),
-            ),
-            Endpoint(
-                method="GET",
-                path=f"{PATH}/<user_id>/surrounding",
-                answer=self.surrounding,
-                summary="A player and those ranked around",
-                query=schemas.SurroundingQuery,
-                gives=schemas.Entries,
-                scope=Scope.READ,
-                refuses=(404,),
             ),
         ]
 
@@ -98,7 +62,7 @@ class ScoreAnswers:
             user_id=parse_player_id(call.body.user_id),
             score=result.points,
             rank=result.rank,
-            rank_is="none" if result.rank is None else call.query.rank.value,
+            rank_is=result.rank_is.value,
             applied=result.status == "applied",
             durable=result.durable,
             match_id=match_id,
@@ -123,67 +87,6 @@ class ScoreAnswers:
         submission = Submission(player, body.score, match_id, played_at_ms, request_id)
         return Asked(board, period, BoardPeriod(board.name, period.name)), submission
 
-    def top(self, call: Call[schemas.TopQuery, None]) -> schemas.Entries:
-        """Consecutive rows from an offset on."""
-        query = call.query
-        with self._rules.asked_for(query) as asked:
-            page = self._leaderboard.top(asked.name, query.offset, query.limit, call.deadline)
-        answer = self._entries(asked, page)
-        if query.offset + len(page.rows) < page.total and page.rows:
-            answer.next = _following(query, query.offset + len(page.rows))
-        return answer
-
-    def standing(self, call: Call[schemas.BoardQuery, None], user_id: str) -> schemas.Standing:
-        """A player's exact rank."""
-        player = parse_player_id(user_id)
-        with self._rules.asked_for(call.query) as asked:
-            standing = self._leaderboard.standing(asked.name, player, call.deadline)
-        found = self._names.of([player])
-        profile = found.players.get(player)
-        return schemas.Standing(
-            user_id=player,
-            display_name=profile.display_name if profile else None,
-            score=standing.row.points,
-            rank=standing.row.rank,
-            percentile=standing.percentile,
-            total_players=standing.total,
-            names=_names(found),
-            **on_board(asked.board, asked.period),
-        )
-
-    def surrounding(self, call: Call[schemas.SurroundingQuery, None], user_id: str) -> schemas.Entries:
-        """A player, with as many others on each side as the board has and the query asks for."""
-        player = parse_player_id(user_id)
-        with self._rules.asked_for(call.query) as asked:
-            page = self._leaderboard.surrounding(asked.name, player, call.query.offset, call.deadline)
-        answer = self._entries(asked, page)
-        for entry in answer.entries:
-            entry.is_current_user = entry.user_id == player
-        return answer
-
-    def _entries(self, asked: Asked, page: Page) -> schemas.Entries:
-        found = self._names.of([row.player for row in page.rows])
-        entries = []
-        for row in page.rows:
-            profile = found.players.get(row.player)
-            entries.append(
-                schemas.Entry(
-                    rank=row.rank,
-                    user_id=row.player,
-                    username=profile.username if profile else None,
-                    display_name=profile.display_name if profile else None,
-                    avatar_url=profile.avatar_url if profile else None,
-                    score=row.points,
-                )
-            )
-        return schemas.Entries(
-            total_players=page.total,
-            as_of=datetime.fromtimestamp(page.as_of_ms / 1000, UTC),
-            entries=entries,
-            names=_names(found),
-            **on_board(asked.board, asked.period),
-        )
-
 
 def _match_id(idempotency_key: str | None) -> str:
     """The header's match id, or a new one."""
@@ -199,14 +102,3 @@ def _check_bounds(board: Board, score: int) -> None:
         lowest = "any" if board.lowest is None else board.lowest
         highest = "any" if board.highest is None else board.highest
         raise OutOfBounds(f"board {board.name!r} takes scores from {lowest} to {highest}", field="score")
-
-
-def _names(found: Found) -> Literal["unavailable"] | UnsetType:
-    return UNSET if found.complete else "unavailable"
-
-
-def _following(query: schemas.TopQuery, offset: int) -> str:
-    """The address of the rows that follow, with what else was asked for."""
-    given = {"board": query.board if query.board != "global" else None, "month": query.month, "period": query.period}
-    named = {name: value for name, value in given.items() if value is not None}
-    return f"{PATH}?{urlencode({'limit': query.limit, 'offset': offset, **named})}"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -24,15 +24,20 @@ from sharding.errors import (
     BoardFrozen,
     LeaderboardError,
     NotDurable,
+    Outcome,
+    PeriodClosed,
+    ShardOutcomeUnknown,
     ShardUnavailable,
 )
 from sharding.keys import ShardKeys, windows_at
 from sharding.players import Member
 
 VERSION = 1
+#: Of what travels from shard to shard; mirrors prelude.lua.
+PAYLOAD_VERSION = 1
 LIBRARY_NAME = f"rangeboard_{VERSION}"
 #: In this order: what a file uses stands in one before it.
-_SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read")
+_SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read", "lifecycle", "scrub")
 #: Submissions, or players, in one call: it holds a node for less than 2 ms, and stays far from the limit of `unpack`.
 SLICE = 1000
 
@@ -54,6 +59,12 @@ class Code(IntEnum):
     UNKNOWN = 5
     REFUSED = 6
 
+
+#: The state of a shard whose period is over: it takes no submissions any more, and is about to be archived.
+FROZEN: Final = "frozen"
+#: The state of a shard whose rows come from the audit log.
+REBUILDING: Final = "rebuilding"
+OPEN: Final = "open"
 
 #: In the replies of rb1_find the first code says that the row is here.
 LIVE = Code.APPLIED
@@ -113,6 +124,16 @@ class Shape(NamedTuple):
     worse: int
     submissions: int
     points: int
+    leaving: int
+    moves: int
+    low: int
+    high: int
+
+    @classmethod
+    def of_reply(cls, reply: list[Any]) -> "Shape":
+        """The shape in a reply of rb1_shape."""
+        low, high = reply[-2:]
+        return cls._make([*reply[:-2], int(low), int(high)])
 
 
 class Payload(NamedTuple):
@@ -124,8 +145,13 @@ class Payload(NamedTuple):
 
 
 def read_payload(payload: bytes) -> Payload:
-    """The part of a payload that routing needs (lua/handoff.lua packs it)."""
-    _, packed, epoch, target, *_ = msgpack.unpackb(payload, raw=True)
+    """The part of a payload that routing needs (lua/handoff.lua packs it). ShardUnavailable if its form is unknown."""
+    try:
+        version, packed, epoch, target, *_ = msgpack.unpackb(payload, raw=True)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ShardUnavailable("the player is on a move that cannot be read") from error
+    if version != PAYLOAD_VERSION:
+        raise ShardUnavailable(f"the player is on a move of version {version}, which this process does not know")
     return Payload(int(packed), epoch, target)
 
 
@@ -162,11 +188,12 @@ class Functions:
     ) -> list[Answer]:
         """The answers of shards; `fence`: wait until replicas have what was written (`Answer.confirmed`)."""
         answers = self._execute([self._named(call, recent_ms) for call in calls], deadline, fence)
-        outdated = [index for index, answer in enumerate(answers) if _code(answer.error) == "RBWINDOW"]
-        if outdated:
-            for index in outdated:
-                self._clock_ahead_ms = int(str(answers[index].error).split()[-1]) - time.time() * 1000
-                answers[index] = self._execute([self._named(calls[index], recent_ms)], deadline, fence)[0]
+        for index, answer in enumerate(answers):
+            refused = _refused(answer.error)
+            if refused is not None and refused.code == "RBWINDOW":
+                self._clock_ahead_ms = int(refused.words) - time.time() * 1000
+                again = self._execute([self._named(calls[index], recent_ms)], deadline, fence)[0]
+                answers[index] = _after(answer, again)
         return [_told(answer) for answer in answers]
 
     def on_keys(self, calls: Sequence[Call], deadline: Deadline, *, fence: bool = False) -> list[Answer]:
@@ -233,8 +260,25 @@ def strays(reply: list[Any]) -> Iterator[Stray]:
 # -- errors
 
 
-def _code(error: LeaderboardError | None) -> str | None:
-    return error.code if isinstance(error, Refused) else None
+#: Refusals of the server itself, before it runs the function.
+_BEFORE_RUNNING = {"BUSY", "MISCONF", "NOPERM", "NOREPLICAS"}
+
+
+def _refused(error: LeaderboardError | None) -> Refused | None:
+    """The refusal behind an error, also where an earlier sending of the call leaves the outcome unknown."""
+    cause = error.__cause__ if isinstance(error, ShardOutcomeUnknown) else error
+    return cause if isinstance(cause, Refused) else None
+
+
+def _after(first: Answer, again: Answer) -> Answer:
+    """The answer to a call that was made again, where an earlier sending of the first may have been carried out."""
+    if first.repeated:
+        again.repeated = True
+        if again.error is not None and again.error.outcome is Outcome.NOT_APPLIED:
+            unknown = ShardOutcomeUnknown()
+            unknown.__cause__ = again.error
+            again.error = unknown
+    return again
 
 
 def _told(answer: Answer) -> Answer:
@@ -243,13 +287,18 @@ def _told(answer: Answer) -> Answer:
     if isinstance(refused, Refused):
         told: LeaderboardError
         if refused.code == "RBSTATE":
-            told = BoardFrozen(f"the shard is {refused.words} and takes no submissions now")
+            if refused.words == FROZEN:
+                told = PeriodClosed("the period is over, and its final ranking is being kept", field="played_at")
+            else:
+                told = BoardFrozen(f"the shard is {refused.words} and takes no submissions now")
         elif refused.code == "RBBACKLOG":
             told = AuditBacklog()
         elif refused.code in {"RBNOHEAD", "RBWINDOW"}:
             told = ShardUnavailable(f"the shard cannot serve this board ({refused.code})")
-        else:
+        elif refused.code.startswith("RB") or refused.code in _BEFORE_RUNNING:
             told = ShardUnavailable(f"the shard refused the call: {refused}")
+        else:  # an error inside of a function takes nothing back that it has written
+            told = ShardOutcomeUnknown(f"the shard failed at the call: {refused}")
         told.__cause__ = refused
         answer.error = told
     return answer

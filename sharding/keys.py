@@ -45,6 +45,11 @@ class ShardKeys:
         return self.prefix + "rows"
 
     @property
+    def epochs(self) -> str:
+        """Hash, member to epoch, for rows that arrived from another shard."""
+        return self.prefix + "epochs"
+
+    @property
     def head(self) -> str:
         """Hash: the shard's range, rules, state and counters."""
         return self.prefix + "head"
@@ -59,7 +64,7 @@ class ShardKeys:
         prefix = self.prefix
         return (
             prefix + "rows",
-            prefix + "epochs",
+            self.epochs,
             f"{prefix}recent:{windows.recent}",
             f"{prefix}recent:{windows.recent - 1}",
             prefix + "leaving",
@@ -92,7 +97,10 @@ class DirectoryKeys:
 
     def bucket(self, member: Member) -> tuple[int, str]:
         """Slot and key of the hash that has the member's entry."""
-        bucket = member_hash(member) % self.buckets
+        return self.key_of(member_hash(member) % self.buckets)
+
+    def key_of(self, bucket: int) -> tuple[int, str]:
+        """Slot and key of the hash with this number."""
         partition = bucket % len(self.slots)
         return self.slots[partition], f"{self.prefixes[partition]}{bucket}"
 

@@ -8,30 +8,48 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
+from runtime import failpoints
 from runtime.deadlines import Deadline
+from runtime.gathering import Gathering, TooLate
 from runtime.settings import Settings
 from sharding.boards import Board, BoardPeriod
 from sharding.cluster.client import Call, ClusterClient
 from sharding.coalescer import Coalescer
+from sharding.cursors import Cursors
 from sharding.directory import Directory
-from sharding.errors import LeaderboardError
+from sharding.errors import LeaderboardError, ShardUnavailable
 from sharding.functions import Functions, library_code
 from sharding.handoff.mover import Mover
+from sharding.lifecycle import Lifecycle
 from sharding.maps import Maps
 from sharding.merge import Placed
 from sharding.outbox import Outbox
 from sharding.players import PlayerId, member_of
-from sharding.reader import Page, Reader, Row, Standing
+from sharding.reader import Page, RankStyle, Reader, Row, Standing
 from sharding.rebalancing import Rebalancer
 from sharding.scores import HIGHEST, LOWEST, PackedScore, points_of
 from sharding.shard_map import ShardMap
 from sharding.submissions import RankMode, Result, Submission
+from sharding.tops import LENGTH as TOP_LENGTH
+from sharding.tops import Tops
 from sharding.writer import Writer, Written
 
-__all__ = ["Leaderboard", "Page", "RankMode", "Result", "Row", "ShardView", "Standing", "Stats", "Submission"]
+__all__ = [
+    "TOP_LENGTH",
+    "Leaderboard",
+    "Page",
+    "RankMode",
+    "RankStyle",
+    "Result",
+    "Row",
+    "ShardView",
+    "Standing",
+    "Stats",
+    "Submission",
+]
 
 #: Counts of better shards are at most this old in a recent rank.
 _COUNTS_LIVE_S = 0.5
@@ -92,8 +110,9 @@ class Leaderboard:
         self.maps = Maps(self.functions)
         self.directory = Directory(self.functions, remembered=settings.directory_cache)
         self.mover = Mover(self.functions, self.directory)
-        self.reader = Reader(self.functions, self.directory, self.mover)
+        self.reader = Reader(self.functions, self.maps, self.directory, self.mover)
         self.outbox = Outbox(self.functions)
+        self.lifecycle = Lifecycle(self.functions, self.maps, self.directory)
         self.rebalancer = Rebalancer(self.functions, self.maps, self.mover, self.reader)
         self._writer = Writer(
             self.functions,
@@ -104,7 +123,10 @@ class Leaderboard:
             outbox_limit=settings.outbox_limit,
         )
         self._coalescers: dict[BoardPeriod, Coalescer] = {}
+        self._askings: dict[BoardPeriod, Gathering[PlayerId, Standing | LeaderboardError]] = {}
         self._counts: dict[BoardPeriod, _Counts] = {}
+        self._cursors = Cursors.of(settings)
+        self._tops = Tops(self._read_top, fresh_ms=settings.top_cache_ms)
         self._lock = threading.Lock()
 
     @classmethod
@@ -115,6 +137,7 @@ class Leaderboard:
 
         Where the board's registration is open, it makes them exist.
         """
+        failpoints.arm(settings.failpoints)
         client = ClusterClient(
             settings.redis_nodes.split(","),
             node_timeout_s=settings.node_timeout_ms / 1000,
@@ -143,8 +166,14 @@ class Leaderboard:
                 # What is applied stays applied, also when its rank cannot be told.
                 if one.place >= 0:
                     with suppress(LeaderboardError):
-                        one.result.rank = self._rank(shard_map, submission.player, one, rank, deadline)
+                        one.result.rank, one.result.rank_is = self._rank(
+                            shard_map, submission.player, one, rank, deadline
+                        )
         return [one.result for one in written]
+
+    def settle(self, shard_map: ShardMap, submissions: Sequence[Submission], deadline: Deadline) -> list[Result]:
+        """Take back what was applied twice, by submissions that also a frozen shard and a full outbox take."""
+        return [one.result for one in self._writer.write(shard_map, submissions, deadline, settles=True)]
 
     def _coalescer(self, name: BoardPeriod) -> Coalescer:
         coalescer = self._coalescers.get(name)
@@ -167,15 +196,17 @@ class Leaderboard:
 
     def _rank(
         self, shard_map: ShardMap, player: PlayerId, written: Written, mode: RankMode, deadline: Deadline
-    ) -> int | None:
-        """The rank of a row just written."""
+    ) -> tuple[int, RankMode]:
+        """The rank of a row just written, and what it is: where players change shards all the while, never exact."""
         index = shard_map.range_of(written.shard)
         placed = Placed(written.packed, member_of(player))
         if mode is RankMode.EXACT or index is None:
-            return 1 + self.reader.ahead(shard_map, placed, deadline)
+            rank, settled = self.reader.rank(shard_map, placed, deadline)
+            return rank, RankMode.EXACT if settled else RankMode.RECENT
         siblings = [shard for shard in shard_map.ranges[index].shards if shard != written.shard]
         beside = self.reader.ahead(shard_map, placed, deadline, siblings) if siblings else 0
-        return 1 + sum(self._recent_sizes(shard_map, deadline)[:index]) + beside + written.place
+        better = sum(self._recent_sizes(shard_map, deadline)[:index])
+        return 1 + better + beside + written.place, RankMode.RECENT
 
     def _recent_sizes(self, shard_map: ShardMap, deadline: Deadline) -> list[int]:
         """Rows of each range, counted a moment ago."""
@@ -198,30 +229,98 @@ class Leaderboard:
 
     # -- reading
 
-    def top(self, name: BoardPeriod, offset: int, limit: int, deadline: Deadline) -> Page:
-        """The rows of ranks offset+1 .. offset+limit."""
-        return self.reader.page(self.maps.current(name, deadline), offset, limit, deadline)
+    def top(self, name: BoardPeriod, offset: int, limit: int, deadline: Deadline, *, partial: bool = False) -> Page:
+        """The rows of ranks offset+1 .. offset+limit. `partial`: go without the shards that do not answer."""
+        return self.reader.page(self.maps.current(name, deadline), offset, limit, deadline, partial=partial)
 
-    def standing(self, name: BoardPeriod, player: PlayerId, deadline: Deadline) -> Standing:
-        """The player's exact rank. NotOnBoard if there is none."""
-        return self.reader.standing(self.maps.current(name, deadline), player, deadline)
+    def _read_top(self, name: BoardPeriod, deadline: Deadline) -> Page:
+        return self.reader.page(self.maps.current(name, deadline), 0, TOP_LENGTH, deadline)
 
-    def surrounding(self, name: BoardPeriod, player: PlayerId, each_side: int, deadline: Deadline) -> Page:
+    def recent_top(self, name: BoardPeriod, deadline: Deadline) -> Page:
+        """The first TOP_LENGTH rows, as they were a moment ago; the same object as long as nothing newer was read."""
+        return self._tops.page(name, deadline)
+
+    @staticmethod
+    def beginning(page: Page, count: int) -> Page:
+        """The first `count` rows of a page."""
+        return replace(page, rows=page.rows[:count], placed=page.placed[:count])
+
+    def page_after(
+        self, name: BoardPeriod, cursor: str, limit: int, deadline: Deadline, *, partial: bool = False
+    ) -> Page:
+        """The rows behind those that a cursor was given out for. InvalidValue if it is not this board's."""
+        last = self._cursors.read(name, cursor)
+        return self.reader.page_after(self.maps.current(name, deadline), last, limit, deadline, partial=partial)
+
+    def cursor(self, name: BoardPeriod, page: Page) -> str | None:
+        """The cursor for what follows a page; None where nothing does, or could not when it was read."""
+        if not page.rows or page.matching is not None or page.rows[-1].rank >= page.total:
+            return None
+        return self._cursors.write(name, page.placed[-1])
+
+    def between(
+        self, name: BoardPeriod, lowest: int | None, highest: int | None, offset: int, limit: int, deadline: Deadline
+    ) -> Page:
+        """The players with lowest <= points <= highest, from the `offset`-th of them on, with their ranks."""
+        return self.reader.between(self.maps.current(name, deadline), lowest, highest, offset, limit, deadline)
+
+    def around_score(
+        self, name: BoardPeriod, points: int, limit: int, deadline: Deadline, *, partial: bool = False
+    ) -> Page:
+        """The players around some points, clamped at the ends of the board."""
+        return self.reader.around_score(self.maps.current(name, deadline), points, limit, deadline, partial=partial)
+
+    def standing(self, name: BoardPeriod, player: PlayerId, deadline: Deadline, *, partial: bool = False) -> Standing:
+        """The player's exact rank. NotOnBoard if there is none. Asked for in company (runtime/gathering.py)."""
+        if partial:
+            return self.reader.standing(self.maps.current(name, deadline), player, deadline, partial=True)
+        try:
+            standing = self._asking(name).ask(player, deadline)
+        except TooLate:
+            raise ShardUnavailable from None
+        if isinstance(standing, LeaderboardError):
+            raise standing
+        return standing
+
+    def _asking(self, name: BoardPeriod) -> Gathering[PlayerId, Standing | LeaderboardError]:
+        asking = self._askings.get(name)
+        if asking is None:
+
+            def ask(players: Sequence[PlayerId], deadline: Deadline) -> list[Standing | LeaderboardError]:
+                return self.reader.standings(self.maps.current(name, deadline), players, deadline)
+
+            with self._lock:
+                if len(self._askings) >= _MOST_BOARDS:  # periods long past
+                    self._askings.clear()
+                asking = self._askings.setdefault(name, Gathering(ask))
+        return asking
+
+    def standings(
+        self, name: BoardPeriod, players: Sequence[PlayerId], deadline: Deadline
+    ) -> list[Standing | LeaderboardError]:
+        """The exact rank of each of many players, in their order; NotOnBoard for those who have none."""
+        return self.reader.standings(self.maps.current(name, deadline), players, deadline)
+
+    def surrounding(
+        self, name: BoardPeriod, player: PlayerId, each_side: int, deadline: Deadline, *, partial: bool = False
+    ) -> Page:
         """The player with `each_side` rows on both sides, clamped at the ends of the board."""
-        return self.reader.surrounding(self.maps.current(name, deadline), player, each_side, deadline)
+        shard_map = self.maps.current(name, deadline)
+        return self.reader.surrounding(shard_map, player, each_side, deadline, partial=partial)
+
+    def restyled(self, name: BoardPeriod, rows: Sequence[Row], style: RankStyle, deadline: Deadline) -> list[int]:
+        """The ranks of rows (in rank order) in another style. OutOfBounds where that would cost too much."""
+        if style is RankStyle.ORDINAL:
+            return [row.rank for row in rows]
+        shard_map = self.maps.current(name, deadline)
+        if style is RankStyle.COMPETITION:
+            return self.reader.competition_ranks(shard_map, rows, deadline)
+        return self.reader.dense_ranks(shard_map, rows, deadline)
 
     def stats(self, name: BoardPeriod, deadline: Deadline) -> Stats:
         """The board at a glance."""
-        shard_map = self.maps.current(name, deadline)
-        shapes = self.reader.shapes(shard_map, deadline)
-        top = self.reader.page(shard_map, 0, 1, deadline)
-        return Stats(
-            total=sum(shape.rows for shape in shapes),
-            submissions=sum(shape.submissions for shape in shapes),
-            points_sum=sum(shape.points for shape in shapes),
-            top=top.rows[0] if top.rows else None,
-            shards=len(shapes),
-        )
+        glance = self.reader.glance(self.maps.current(name, deadline), deadline)
+        return Stats(glance.total, glance.submissions, glance.points, glance.top, glance.shards)
 
     # -- looking into the shards
 

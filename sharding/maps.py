@@ -58,6 +58,10 @@ class Maps:
             raise UnknownBoard(f"there is no board {name.board!r} for {name.period}", field="board")
         return ShardMap.from_document(json.loads(document))
 
+    def forget(self, name: BoardPeriod) -> None:
+        """Look the map up anew, the next time it is asked for."""
+        self._remembered.pop(name, None)
+
     def publish(self, shard_map: ShardMap, deadline: Deadline) -> ShardMap:
         """Open the map's shards where they are not, publish it, and return the map that is published then.
 
@@ -84,7 +88,7 @@ class Maps:
         answers = self._functions.on_keys([call], deadline, fence=True)
         self._functions.hold([slot], answers)
         published = _value(answers[0]) or document
-        self._remembered.pop(shard_map.name, None)
+        self.forget(shard_map.name)
         return ShardMap.from_document(json.loads(published))
 
 

@@ -1,12 +1,18 @@
-"""Merging the rankings of shards into one: values in, values out."""
+"""Merging the rankings of shards into one: values in, values out.
+
+Three tools. `first_rows` merges rankings that were fetched. `spans` says which places of which ranges hold a page,
+where every row lies in its range. `Search` finds a page where rows may lie anywhere, without fetching what is before
+it: it only ever asks how many rows of each shard rank before some row, and halves what is left.
+"""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
 from typing import NamedTuple
 
 from sharding.players import Member
-from sharding.scores import PackedScore
+from sharding.scores import LOWEST, PackedScore
 
 
 class Placed(NamedTuple):
@@ -14,6 +20,15 @@ class Placed(NamedTuple):
 
     packed: PackedScore
     member: Member
+
+
+#: Before every row.
+START = Placed(LOWEST, Member(b""))
+
+
+def after(placed: Placed) -> Placed:
+    """The place right behind a row: no other row fits between the two."""
+    return Placed(placed.packed, Member(placed.member + b"\0"))
 
 
 def first_rows(rankings: Iterable[Sequence[Placed]], count: int, skip: int = 0) -> list[Placed]:
@@ -43,3 +58,68 @@ def spans(sizes: Sequence[int], offset: int, limit: int) -> list[Span]:
         else:
             offset -= size
     return found
+
+
+class Halves(NamedTuple):
+    """What one shard says of a pivot: how many of its rows rank before it, and the middle rows on both sides."""
+
+    ahead: int
+    left: Placed | None
+    right: Placed | None
+
+
+@dataclass(slots=True)
+class Search:
+    """The search for a row near a rank, over shards that can only be asked for counts and middle rows.
+
+    Each step asks all shards about one `pivot` and takes in their answers; the next pivot is the weighted median of the
+    middle rows of what is left in each shard, so a step discards a quarter of it at least and half of it mostly. At
+    the end `found` is a place with at most `nearly` rows between it and the rank. Rows of equal packed score make no
+    difference: members are compared too.
+    """
+
+    offset: int
+    sizes: Sequence[int]
+    pivot: Placed = START
+    found: Placed = START
+    done: bool = False
+    lows: list[int] = field(init=False)
+    highs: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lows = [0] * len(self.sizes)
+        self.highs = list(self.sizes)
+
+    @property
+    def nearly(self) -> int:
+        """How near is near enough. Below twice the number of shards a step may discard nothing."""
+        return 2 * len(self.sizes) + 16
+
+    def take(self, answers: Sequence[Halves]) -> None:
+        """Take in what the shards say of the pivot, and choose the next one."""
+        counts = [answer.ahead for answer in answers]
+        if sum(counts) <= self.offset:
+            self.lows, self.found = counts, self.pivot
+            middles = [answer.right for answer in answers]
+        else:
+            self.highs = counts
+            middles = [answer.left for answer in answers]
+        weighted = sorted(
+            (middle, high - low)
+            for middle, low, high in zip(middles, self.lows, self.highs, strict=True)
+            if middle is not None
+        )
+        if self.offset - sum(self.lows) <= self.nearly or not weighted:
+            self.done = True
+        else:
+            self.pivot = _weighted_median(weighted)
+
+
+def _weighted_median(weighted: Sequence[tuple[Placed, int]]) -> Placed:
+    """The first of these ascending rows that, with those before it, has half of the weight."""
+    half, reached = sum(weight for _, weight in weighted) / 2, 0
+    for placed, weight in weighted:
+        reached += weight
+        if reached >= half:
+            return placed
+    return weighted[-1][0]

@@ -7,6 +7,7 @@ Reading is fenced. An entry that the primary has and no replica yet could vanish
 score it is about; were it stored by then, the audit would tell of a score that no board has.
 """
 
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,13 +15,15 @@ import msgpack
 
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
-from sharding.errors import LeaderboardError, NotDurable
+from sharding.errors import LeaderboardError
 from sharding.functions import Functions
 from sharding.keys import ShardKeys
 from sharding.players import PlayerId, player_of
+from sharding.shard_map import ShardMap
 from sharding.submissions import Note, read_note
 
 _FORMAT = 1
+_EVENT_ID = struct.Struct(">q")
 
 
 class Entry(NamedTuple):
@@ -52,19 +55,27 @@ class RawEntry(NamedTuple):
             version, received_at_ms, operator, applied = msgpack.unpackb(self.content, raw=True)
             if version != _FORMAT:
                 raise Undecodable(f"outbox entry {self.entry_id} has format {version}")
+            entry_id, rule, number = self.entry_id, operator.decode(), _EVENT_ID.unpack
             for member, event_id, value, points_after, note in applied:
                 yield Entry(
-                    self.entry_id,
+                    entry_id,
                     player_of(member),
-                    int.from_bytes(event_id, "big", signed=True),
-                    operator.decode(),
+                    number(event_id)[0],
+                    rule,
                     value,
                     points_after,
                     received_at_ms,
                     read_note(note),
                 )
-        except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, AttributeError, struct.error, msgpack.UnpackException) as error:
             raise Undecodable(f"outbox entry {self.entry_id} cannot be decoded: {error}") from error
+
+
+class Backlog(NamedTuple):
+    """What waits in an outbox: how many entries, and since when the oldest does (ms since 1970, the shard's clock)."""
+
+    entries: int
+    oldest_ms: int
 
 
 class Outbox:
@@ -74,19 +85,55 @@ class Outbox:
         self._functions = functions
 
     def read(self, keys: ShardKeys, most: int, deadline: Deadline) -> list[RawEntry]:
-        """The oldest entries; all of them are on a replica when this returns. NotDurable if none confirms."""
-        reply = self._reply(Call(keys.slot, ("XRANGE", keys.outbox, "-", "+", "COUNT", most)), deadline)
-        if reply and self._functions.replicas:
-            touch = Call(keys.slot, ("HINCRBY", keys.head, "drains", 1))
-            if not self._functions.on_keys([touch], deadline, fence=True)[0].confirmed:
-                raise NotDurable("no replica has confirmed these outbox entries yet")
-        return [RawEntry(entry_id.decode(), _content(fields)) for entry_id, fields in reply]
+        """The oldest entries; all of them are on a replica when this returns. NotDurable if none confirms.
+
+        Where the primary has no replica at all nothing could take its place, and unless the settings insist on
+        replicas it is read without: a lost replica must not end in a full outbox.
+        """
+        if not self.lengths([keys], deadline)[0]:
+            return []
+        # In one message, so that one node answers both: a primary that came back stale would show entries that the one
+        # which took its place has never had, and it is the latter that would confirm a touch of its own.
+        read = Call(keys.slot, ("XRANGE", keys.outbox, "-", "+", "COUNT", most))
+        touch = Call(keys.slot, ("HINCRBY", keys.head, "drains", 1))
+        answers = self._functions.on_keys([read, touch], deadline, fence=True)
+        self._functions.hold([keys.slot, keys.slot], answers)
+        for answer in answers:
+            if answer.error is not None:
+                raise answer.error
+        return [RawEntry(entry_id.decode(), _content(fields)) for entry_id, fields in answers[0].reply]
+
+    def last(self, keys: ShardKeys, deadline: Deadline) -> str | None:
+        """The id of the newest entry; None if there is none."""
+        reply = self._reply(Call(keys.slot, ("XREVRANGE", keys.outbox, "+", "-", "COUNT", 1)), deadline)
+        return reply[0][0].decode() if reply else None
+
+    def has_up_to(self, keys: ShardKeys, last: str, deadline: Deadline) -> bool:
+        """Whether an entry with this id, or an older one, is still there."""
+        return bool(self._reply(Call(keys.slot, ("XRANGE", keys.outbox, "-", last, "COUNT", 1)), deadline))
 
     def trim(self, keys: ShardKeys, last: str, deadline: Deadline) -> int:
         """Remove the entries up to and including `last`; how many that were."""
         milliseconds, _, sequence = last.partition("-")
         after = f"{milliseconds}-{int(sequence) + 1}"
         return int(self._reply(Call(keys.slot, ("XTRIM", keys.outbox, "MINID", after)), deadline))
+
+    def backlogs(self, shard_map: ShardMap, deadline: Deadline) -> dict[int, "Backlog | LeaderboardError"]:
+        """What waits in the outbox of each shard, or why that cannot be told."""
+        shards = list(shard_map.shards())
+        calls = []
+        for keys in map(shard_map.keys, shards):
+            calls.append(Call(keys.slot, ("XLEN", keys.outbox)))
+            calls.append(Call(keys.slot, ("XRANGE", keys.outbox, "-", "+", "COUNT", 1)))
+        answers = iter(self._functions.on_keys(calls, deadline))
+        found: dict[int, Backlog | LeaderboardError] = {}
+        for shard, length, first in zip(shards, answers, answers, strict=True):
+            if (error := length.error or first.error) is not None:
+                found[shard] = error
+            else:
+                oldest = int(first.reply[0][0].partition(b"-")[0]) if first.reply else 0
+                found[shard] = Backlog(int(length.reply) if first.reply else 0, oldest)
+        return found
 
     def lengths(self, keys: Sequence[ShardKeys], deadline: Deadline) -> list[int]:
         """How many entries wait in each outbox."""

@@ -1,32 +1,72 @@
 """Exact reads over all shards of a board.
 
-`rank = 1 + sum over shards of the rows ahead`: exact wherever rows happen to be, one parallel round trip. Pages are
-found by counting, never by reading from the top: at rest the counts say which places of which shards hold the page.
-While rows lie outside of their shard's range (a move is under way), or where a range is split by player hash, the
-page's first packed score is found by halving the interval of all packed scores with counts: 52 rounds at most,
-whatever the offset.
+`rank = 1 + sum over shards of the rows ahead`: exact wherever rows happen to be. Every read *looks* at all shards in
+one parallel round trip, which brings their shapes (how many rows, how they lie to the range, the version of the map,
+who is leaving) and whatever else the read needs to know of them. The shapes decide how to count:
+
+- **At rest** every shard serves the range that this map says, and every row lies in it. Better ranges count whole,
+  worse ones nothing; the first look brings a player's rank. Pages are places of ranges.
+- **In motion**, or where a range is split by player hash, rows are counted in all shards: one more look for a rank,
+  about twenty round trips for a page, whatever its offset (`merge.Search`).
+
+Both give the same number. What could make it wrong:
+
+- *An old map.* A shard that is at a later version says so, and the read begins anew with the published map. Heads are
+  widened before a map is published, so no row can lie where the older of two maps does not look.
+- *Players who change shards meanwhile* could be counted in both or in none. Heads count the steps of moves. If they say
+  the same in two looks, nobody moved between any shard's first answer and its second, so the second look saw every
+  player once. The first of the two may be another read's, so on a quiet board one look is enough. Players who are
+  between two shards all the while are in no shard's rows: they are *afloat*, and counted from what their source keeps
+  of them. Where moves go on and on, the read looks a few times, and then says that it is not `settled`.
+
+A shard that does not answer fails the read, unless the caller takes a partial answer, which says what is missing.
 """
 
 import time
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeVar
 
 from runtime.deadlines import Deadline
-from sharding.cluster.client import Call
+from sharding.boards import BoardPeriod
+from sharding.cluster.client import Answer, Call
 from sharding.directory import Directory, Entry
-from sharding.errors import NotOnBoard, ShardUnavailable
+from sharding.errors import LeaderboardError, NotOnBoard, Outcome, OutOfBounds, ShardUnavailable
 from sharding.functions import LIVE, SLICE, Code, Functions, Shape, ShardCall, pairs, read_tombstone
-from sharding.handoff.mover import Mover, leaving
-from sharding.merge import Placed, Span, first_rows, spans
+from sharding.handoff.mover import Leaving, Mover, leaving
+from sharding.maps import Maps
+from sharding.merge import START, Halves, Placed, Search, after, first_rows, spans
 from sharding.players import Member, PlayerId, member_of, player_of
-from sharding.scores import HIGHEST, LOWEST, PackedScore, points_of
+from sharding.scores import ELAPSED_SPAN, HIGHEST, Order, PackedScore, best_of_points, points_of
 from sharding.shard_map import ShardMap
 
+T = TypeVar("T")
+
 _MOST_HOPS = 10
-_MOST_ATTEMPTS = 3
+_MOST_ATTEMPTS = 4
+_MOST_LOOKS = 5
+#: For so long a look may serve to plan the next one, whose shapes then show whether the plan was good.
+_GLIMPSE_MS = 200
+_MOST_STEPS = 120
+_MOST_REMEMBERED = 1000
+#: How far down the ranking points are told apart, for dense ranks.
+MOST_DENSE = 1000
+
+
+class RankStyle(StrEnum):
+    """How players with equal points are numbered."""
+
+    #: 1234: who was there first
+    ORDINAL = "ordinal"
+    #: 1224: as many as have better points, and one
+    COMPETITION = "competition"
+    #: 1223: as many better points as somebody has, and one
+    DENSE = "dense"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +80,47 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Consecutive rows, the number of players on the board, and when that was so (milliseconds since 1970)."""
+    """Consecutive rows, the number of players on the board, and when the reading began (milliseconds since 1970).
+
+    Not `settled`: players were changing shards meanwhile, and ranks may be off by those. `missing`: shards that did not
+    answer; their players are not counted. `placed` are the rows as the shards keep them.
+    """
 
     rows: list[Row]
     total: int
     as_of_ms: int
+    settled: bool = True
+    missing: tuple[int, ...] = ()
+    placed: Sequence[Placed] = ()
+    #: for a part of the ranking between two scores: how many rows it has
+    matching: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A player's row and the number of players on the board."""
+    """A player's row and the number of players on the board; `settled` and `missing` as for a page."""
 
     row: Row
     total: int
+    as_of_ms: int = 0
+    settled: bool = True
+    missing: tuple[int, ...] = ()
 
     @property
     def percentile(self) -> float:
         """The share of players, in per cent, who rank no better than this one: the first has 100."""
         return round(100.0 * (self.total - self.row.rank + 1) / self.total, 4) if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """A board as a whole. `points` is the sum over all players."""
+
+    total: int
+    submissions: int
+    points: int
+    shards: int
+    top: Row | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +131,126 @@ class Found:
     packed: PackedScore
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What follows from a map alone, for every read by it."""
+
+    shards: list[int]
+    #: the calls for the shards' shapes, in their order
+    shapes: list[Call]
+    #: what each shard's head says, once it serves this map
+    bounds: dict[int, tuple[PackedScore, PackedScore]]
+    #: the range that each shard serves
+    range_at: dict[int, int]
+    #: per range: whether it has one shard
+    is_whole: list[bool]
+
+    @classmethod
+    def of(cls, shard_map: ShardMap) -> "_Plan":
+        shards = list(shard_map.shards())
+        shapes = [
+            Call(keys.slot, ("FCALL_RO", "rb1_shape", 3, keys.rows, keys.head, keys.leaving))
+            for keys in map(shard_map.keys, shards)
+        ]
+        bounds = {shard: shard_map.bounds(shard) for shard in shards}
+        return cls(
+            shards,
+            shapes,
+            {shard: (its.low, its.high) for shard, its in bounds.items()},
+            {shard: index for index, part in enumerate(shard_map.ranges) for shard in part.shards},
+            [len(part.shards) == 1 for part in shard_map.ranges],
+        )
+
+
+#: Per shard: version of the map, steps of moves, players leaving. Equal ones in two looks: nobody moved between them.
+_Marks = dict[int, tuple[int, int, int]]
+#: What a read asks shards besides their shapes, by the map that is current.
+_Asks = Callable[[ShardMap], Sequence[tuple[int, Call]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The shards that answered, and how their rows lie, as one look saw them."""
+
+    shard_map: ShardMap
+    plan: _Plan
+    shapes: dict[int, Shape]
+    as_of_ms: int
+    missing: tuple[int, ...]
+    #: what was asked besides, with the shard that was
+    beside: Sequence[tuple[int, Answer]]
+    #: in rank order, players who are in no shard's rows
+    afloat: Sequence[Placed]
+    settled: bool = False
+
+    @property
+    def total(self) -> int:
+        return sum(shape.rows for shape in self.shapes.values()) + len(self.afloat)
+
+    @property
+    def leaving(self) -> int:
+        return sum(shape.leaving for shape in self.shapes.values())
+
+    @property
+    def marks(self) -> _Marks:
+        return {shard: (shape.version, shape.moves, shape.leaving) for shard, shape in self.shapes.items()}
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether every shard serves the range that the map says, holds nothing else, and nobody is between them."""
+        if self.missing or self.afloat:
+            return False
+        bounds = self.plan.bounds
+        return all(
+            shape.better == shape.worse == 0 and (shape.rows == 0 or (shape.low, shape.high) == bounds[shard])
+            for shard, shape in self.shapes.items()
+        )
+
+    def sizes(self) -> list[int]:
+        """The rows of each range."""
+        return [sum(self.shapes[shard].rows for shard in part.shards) for part in self.shard_map.ranges]
+
+    def replies(self) -> Iterator[tuple[int, Any]]:
+        """What was answered besides, by shard, without those that are missing."""
+        for shard, answer in self.beside:
+            if answer.error is None:
+                yield shard, answer.reply
+            elif shard not in self.missing:
+                raise _unread(answer.error)
+
+    def counted(self, places: Sequence[Placed]) -> list[int]:
+        """The rows before each of some places, where the look asked for that (`_counts`)."""
+        counts = [bisect_left(self.afloat, placed) for placed in places]
+        done: dict[int, int] = defaultdict(int)
+        for shard, reply in self.replies():
+            for count in reply:
+                counts[done[shard]] += count
+                done[shard] += 1
+        return counts
+
+
+class _Wanted(NamedTuple):
+    """A player to rank: the row, and the shard it is in."""
+
+    player: PlayerId
+    placed: Placed
+    shard: int
+    #: 0-based within the shard, where the first round trip told it
+    place: int | None
+
+
 class Reader:
     """Reads of tops and ranks. One per process; safe to use from many threads or greenlets."""
 
-    def __init__(self, functions: Functions, directory: Directory, mover: Mover) -> None:
+    def __init__(self, functions: Functions, maps: Maps, directory: Directory, mover: Mover) -> None:
         self._functions = functions
+        self._maps = maps
         self._directory = directory
         self._mover = mover
+        self._plans: dict[tuple[str, int, int], _Plan] = {}
+        self._last: dict[BoardPeriod, _View] = {}
 
-    # -- one player
+    # -- where players are
 
     def find(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline) -> Found:
         """The player's row; a move it is in the middle of is finished first. NotOnBoard if there is none."""
@@ -119,11 +293,7 @@ class Reader:
         groups: dict[int, list[Member]] = defaultdict(list)
         for member, entry in located.entries.items():
             groups[entry.shard].append(member)
-        slices = [
-            (shard, group[start : start + SLICE])
-            for shard, group in groups.items()
-            for start in range(0, len(group), SLICE)
-        ]
+        slices = _slices(groups)
         calls = [ShardCall(shard_map.keys(shard), "rb1_find", (0, *group)) for shard, group in slices]
         answers = self._functions.on_shards(calls, shard_map.retry_window_ms, deadline)
         found: dict[PlayerId, Found] = {}
@@ -138,36 +308,110 @@ class Reader:
                         found[members[member]] = self.find(shard_map, members[member], deadline)
         return found
 
-    def standing(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline) -> Standing:
-        """The player's exact rank."""
-        found = self.find(shard_map, player, deadline)
-        rank = 1 + self.ahead(shard_map, Placed(found.packed, member_of(player)), deadline)
-        total = sum(shape.rows for shape in self.shapes(shard_map, deadline))
-        return Standing(Row(rank, player, points_of(found.packed, shard_map.board.order)), max(total, rank))
+    # -- ranks of players
 
-    def ahead(
-        self, shard_map: ShardMap, placed: Placed, deadline: Deadline, shards: Sequence[int] | None = None
-    ) -> int:
-        """How many rows rank before a place in the ranking, in these shards (default: all)."""
-        return sum(self._ahead_by_shard(shard_map, placed, deadline, shards))
+    def standing(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline, *, partial: bool = False) -> Standing:
+        """The player's exact rank. NotOnBoard if there is none."""
+        (standing,) = self.standings(shard_map, [player], deadline, partial=partial)
+        if isinstance(standing, LeaderboardError):
+            raise standing
+        return standing
 
-    def _ahead_by_shard(
-        self, shard_map: ShardMap, placed: Placed, deadline: Deadline, shards: Sequence[int] | None = None
-    ) -> list[int]:
-        calls = []
-        for shard in shards if shards is not None else shard_map.shards():
-            keys = shard_map.keys(shard)
-            calls.append(Call(keys.slot, ("FCALL_RO", "rb1_ahead", 1, keys.rows, placed.packed, placed.member)))
-        return [reply[0] for reply in self._replies(calls, deadline)]
+    def standings(
+        self, shard_map: ShardMap, players: Sequence[PlayerId], deadline: Deadline, *, partial: bool = False
+    ) -> list[Standing | LeaderboardError]:
+        """The exact rank of each of these players, in their order, or why there is none: NotOnBoard for one.
 
-    def surrounding(self, shard_map: ShardMap, player: PlayerId, each_side: int, deadline: Deadline) -> Page:
+        One round trip for all of them where the board is at rest and the directory's entries are remembered.
+        """
+        members = {member_of(player): player for player in players}
+        located = self._directory.locate(shard_map, members, deadline)
+        groups: dict[int, list[Member]] = defaultdict(list)
+        for member, entry in located.entries.items():
+            groups[entry.shard].append(member)
+        slices = _slices(groups)
+        calls = [(shard, _places_call(shard_map, shard, group)) for shard, group in slices]
+        view = self._view(shard_map, deadline, lambda _: calls, partial=partial)
+
+        found: dict[PlayerId, _Wanted | LeaderboardError] = {
+            members[member]: _unread(error) for member, error in located.failed.items()
+        }
+        absent: list[PlayerId] = []
+        for (shard, group), (_, answer) in zip(slices, view.beside, strict=True):
+            if answer.error is not None:
+                found.update({members[member]: _unread(answer.error) for member in group})
+                continue
+            for member, packed, place in zip(group, answer.reply[::2], answer.reply[1::2], strict=True):
+                player = members[member]
+                if place >= 0:
+                    found[player] = _Wanted(player, Placed(PackedScore(int(packed)), member), shard, place)
+                else:
+                    absent.append(player)
+        if absent:
+            found.update(self._found_again(view.shard_map, absent, deadline))
+
+        told: dict[PlayerId, Standing | LeaderboardError] = {}
+        elsewhere: list[_Wanted] = []
+        before = [0, *accumulate(view.sizes())] if view.at_rest else []
+        for player in members.values():
+            wanted = found.get(player)
+            if wanted is None:
+                told[player] = NotOnBoard(f"{player} has no score on {shard_map.name}", field="user_id")
+            elif isinstance(wanted, LeaderboardError):
+                told[player] = wanted
+            else:
+                index = view.plan.range_at.get(wanted.shard)
+                if before and wanted.place is not None and index is not None and view.plan.is_whole[index]:
+                    told[player] = _standing(view, wanted, 1 + before[index] + wanted.place)
+                else:
+                    elsewhere.append(wanted)
+        if elsewhere:
+            told.update(self._counted(view.shard_map, elsewhere, deadline, partial))
+        return [told[player] for player in players]
+
+    def _counted(
+        self, shard_map: ShardMap, wanted: Sequence[_Wanted], deadline: Deadline, partial: bool
+    ) -> dict[PlayerId, Standing]:
+        """The ranks of rows, counted in all shards."""
+        places = [one.placed for one in wanted]
+        view = self._view(shard_map, deadline, _counts(places), partial=partial)
+        return {
+            one.player: _standing(view, one, 1 + ahead) for one, ahead in zip(wanted, view.counted(places), strict=True)
+        }
+
+    def _found_again(
+        self, shard_map: ShardMap, players: Sequence[PlayerId], deadline: Deadline
+    ) -> dict[PlayerId, _Wanted | LeaderboardError]:
+        """Players who are not where the directory was thought to say; left out are those who have no row."""
+        try:
+            self._directory.locate(shard_map, map(member_of, players), deadline, fresh=True)
+            found = self.find_many(shard_map, players, deadline)
+        except LeaderboardError as error:
+            return dict.fromkeys(players, _unread(error))
+        return {
+            player: _Wanted(player, Placed(row.packed, member_of(player)), row.shard, None)
+            for player, row in found.items()
+        }
+
+    def rank(self, shard_map: ShardMap, placed: Placed, deadline: Deadline) -> tuple[int, bool]:
+        """The rank of a row, and whether it is settled."""
+        view = self._view(shard_map, deadline, _counts([placed]))
+        return 1 + view.counted([placed])[0], view.settled
+
+    def ahead(self, shard_map: ShardMap, placed: Placed, deadline: Deadline, shards: Sequence[int]) -> int:
+        """How many rows of these shards rank before a place in the ranking."""
+        replies = self._replies([_ahead_call(shard_map, shard, [placed]) for shard in shards], deadline)
+        return sum(reply[0] for reply in replies)
+
+    def surrounding(
+        self, shard_map: ShardMap, player: PlayerId, each_side: int, deadline: Deadline, *, partial: bool = False
+    ) -> Page:
         """The player and those around, always a full window where the board has enough players."""
+        length = 2 * each_side + 1
         for _ in range(_MOST_ATTEMPTS):
-            found = self.find(shard_map, player, deadline)
-            ahead = self.ahead(shard_map, Placed(found.packed, member_of(player)), deadline)
-            total = sum(shape.rows for shape in self.shapes(shard_map, deadline))
-            length = 2 * each_side + 1
-            page = self.page(shard_map, max(0, min(ahead - each_side, total - length)), length, deadline)
+            standing = self.standing(shard_map, player, deadline, partial=partial)
+            offset = max(0, min(standing.row.rank - 1 - each_side, standing.total - length))
+            page = self.page(shard_map, offset, length, deadline, partial=partial)
             if any(row.player == player for row in page.rows):
                 return page
         # The ranking moved under every attempt: that is a shard's trouble, not an answer.
@@ -175,86 +419,369 @@ class Reader:
 
     # -- pages
 
-    def page(self, shard_map: ShardMap, offset: int, limit: int, deadline: Deadline) -> Page:
+    def page(self, shard_map: ShardMap, offset: int, limit: int, deadline: Deadline, *, partial: bool = False) -> Page:
         """The rows of ranks offset+1 .. offset+limit."""
-        shapes = dict(zip(shard_map.shards(), self.shapes(shard_map, deadline), strict=True))
-        as_of_ms = int(time.time() * 1000)
-        total = sum(shape.rows for shape in shapes.values())
-        placed: list[Placed] = []
-        if offset < total:
-            at_rest = all(shape.better == shape.worse == 0 for shape in shapes.values())
-            sizes = [sum(shapes[shard].rows for shard in part.shards) for part in shard_map.ranges]
-            wanted = spans(sizes, offset, limit)
-            if at_rest and all(
-                span.skipped == 0 or len(shard_map.ranges[span.range_at].shards) == 1 for span in wanted
-            ):
-                placed = self._at_rest(shard_map, wanted, deadline)
+        for attempt in range(_MOST_ATTEMPTS):
+            view = self._glimpse(shard_map, deadline, partial, remembered=attempt == 0)
+            shard_map = view.shard_map
+            if view.at_rest and attempt < _MOST_ATTEMPTS - 2:
+                page = self._at_rest(view, offset, limit, deadline)
             else:
-                placed = self._in_motion(shard_map, offset, limit, deadline)
-        order = shard_map.board.order
-        rows = [
-            Row(offset + 1 + index, player_of(member), points_of(packed, order))
-            for index, (packed, member) in enumerate(placed)
-        ]
-        return Page(rows, total, as_of_ms)
+                page = self._searched(view, offset, limit, deadline, partial)
+            if page is not None:
+                return page
+        raise ShardUnavailable("the ranking changes too fast at this rank; try again")
 
-    def _at_rest(self, shard_map: ShardMap, wanted: Sequence[Span], deadline: Deadline) -> list[Placed]:
-        """Every row lies in its range: places are taken from the ranges in turn."""
-        calls: list[Call] = []
+    def _at_rest(self, view: _View, offset: int, limit: int, deadline: Deadline) -> Page | None:
+        """Every row lies in its range: places are taken from the ranges in turn. None if that changed meanwhile."""
+        ranges = view.shard_map.ranges
+        wanted = spans(view.sizes(), offset, limit)
+        if any(span.skipped and len(ranges[span.range_at].shards) > 1 for span in wanted):
+            return None
+        calls: list[tuple[int, Call]] = []
         for span in wanted:
-            for shard in shard_map.ranges[span.range_at].shards:
-                keys = shard_map.keys(shard)
-                stop = span.skipped + span.taken - 1
-                calls.append(Call(keys.slot, ("ZRANGE", keys.rows, span.skipped, stop, "WITHSCORES")))
-        replies = iter(self._replies(calls, deadline))
+            for shard in ranges[span.range_at].shards:
+                keys, stop = view.shard_map.keys(shard), span.skipped + span.taken - 1
+                calls.append((shard, Call(keys.slot, ("ZRANGE", keys.rows, span.skipped, stop, "WITHSCORES"))))
+        after = self._view(view.shard_map, deadline, lambda _: calls)
+        if not after.at_rest or after.shard_map is not view.shard_map or spans(after.sizes(), offset, limit) != wanted:
+            return None
+        replies = after.replies()
         placed: list[Placed] = []
         for span in wanted:
-            rankings = [_placed(next(replies)) for _ in shard_map.ranges[span.range_at].shards]
+            rankings = [_placed(next(replies)[1]) for _ in ranges[span.range_at].shards]
             placed += first_rows(rankings, span.taken)
-        return placed
+        return _page(after, offset, placed)
 
-    def _in_motion(self, shard_map: ShardMap, offset: int, limit: int, deadline: Deadline) -> list[Placed]:
-        """Rows may lie anywhere: find by halving the last packed score with at most `offset` rows ahead of it."""
-        low, high, ahead = LOWEST, HIGHEST, 0
-        while high - low > 1 and offset > 0:
-            middle = PackedScore((low + high) // 2)
-            count = self.ahead(shard_map, Placed(middle, Member(b"")), deadline)
-            if count <= offset:
-                low, ahead = middle, count
-            else:
-                high = middle
-            if ahead == offset:
-                break
+    def _searched(self, view: _View, offset: int, limit: int, deadline: Deadline, partial: bool) -> Page | None:
+        """The rows of these ranks, wherever they lie. None if the ranking changed too much meanwhile."""
+        shards = list(view.shapes)
+        margin = view.leaving
+        if offset >= view.total + margin:
+            beyond = self._view(view.shard_map, deadline, partial=partial)
+            return _page(beyond, offset, []) if offset >= beyond.total else None
+        search = Search(max(0, offset - margin), [view.shapes[shard].rows for shard in shards])
+        search.done = search.offset <= search.nearly
+        steps = 0
+        while not search.done:
+            steps += 1
+            if steps > _MOST_STEPS or deadline.passed:
+                return None
+            search.take(self._halves(view.shard_map, shards, search, deadline))
+        most = search.nearly + 2 * margin + limit
+        after = self._view(view.shard_map, deadline, _rows_from(search.found, most), partial=partial)
+        if offset >= after.total:
+            return _page(after, offset, [])
+        ahead, rankings = _rows_of(after, search.found)
         skip = offset - ahead
-        calls = []
-        for shard in shard_map.shards():
-            keys = shard_map.keys(shard)
-            window = ("BYSCORE", "LIMIT", 0, skip + limit, "WITHSCORES")
-            calls.append(Call(keys.slot, ("ZRANGE", keys.rows, low, "+inf", *window)))
-        return first_rows([_placed(reply) for reply in self._replies(calls, deadline)], limit, skip)
+        if skip < 0 or skip + limit > most:
+            return None
+        return _page(after, offset, first_rows(rankings, limit, skip))
 
-    # -- counts
+    def _halves(self, shard_map: ShardMap, shards: Sequence[int], search: Search, deadline: Deadline) -> list[Halves]:
+        calls = []
+        for shard, low, high in zip(shards, search.lows, search.highs, strict=True):
+            keys = shard_map.keys(shard)
+            calls.append(Call(keys.slot, ("FCALL_RO", "rb1_halve", 1, keys.rows, *search.pivot, low, high)))
+        return [
+            Halves(ahead, _row(left, left_packed), _row(right, right_packed))
+            for ahead, left, left_packed, right, right_packed in self._replies(calls, deadline)
+        ]
+
+    def page_after(
+        self, shard_map: ShardMap, placed: Placed, limit: int, deadline: Deadline, *, partial: bool = False
+    ) -> Page:
+        """The rows behind a place in the ranking, whatever has changed before it."""
+        place = after(placed)
+        view = self._glimpse(shard_map, deadline, partial, remembered=True)
+        if view.at_rest:
+            index, sizes = view.shard_map.range_at(place.packed), view.sizes()
+            stop = index + 1
+            while stop < len(sizes) and sum(sizes[index + 1 : stop]) < limit:
+                stop += 1
+            shards = [shard for part in view.shard_map.ranges[index:stop] for shard in part.shards]
+            look = self._view(view.shard_map, deadline, _rows_from(place, limit, shards))
+            if look.at_rest and look.shard_map is view.shard_map:
+                ahead, rankings = _rows_of(look, place)
+                page = _page(look, sum(look.sizes()[:index]) + ahead, first_rows(rankings, limit))
+                if len(page.rows) == limit or stop == len(sizes):
+                    return page
+        look = self._view(view.shard_map, deadline, _rows_from(place, limit), partial=partial)
+        ahead, rankings = _rows_of(look, place)
+        return _page(look, ahead, first_rows(rankings, limit))
+
+    def around_score(
+        self, shard_map: ShardMap, points: int, limit: int, deadline: Deadline, *, partial: bool = False
+    ) -> Page:
+        """The players around some points, a full window where the board has enough players.
+
+        In its middle stands who would be overtaken first with these points, reached right when the period began.
+        """
+        place = Placed(best_of_points(points, shard_map.board.order), Member(b""))
+        view = self._view(shard_map, deadline, _counts([place]), partial=partial)
+        offset = max(0, min(view.counted([place])[0] - limit // 2, view.total - limit))
+        return self.page(view.shard_map, offset, limit, deadline, partial=partial)
+
+    def between(
+        self, shard_map: ShardMap, lowest: int | None, highest: int | None, offset: int, limit: int, deadline: Deadline
+    ) -> Page:
+        """The players with lowest <= points <= highest (None: no bound), from the `offset`-th of them on."""
+        order = shard_map.board.order
+        best, worst = (highest, lowest) if order is Order.DESC else (lowest, highest)
+        first = START if best is None else Placed(best_of_points(best, order), Member(b""))
+        behind = Placed(HIGHEST if worst is None else _behind_points(worst, order), Member(b""))
+        view = self._view(shard_map, deadline, _counts([first, behind]))
+        start, stop = view.counted([first, behind])
+        matching = max(0, stop - start)
+        page = self.page(view.shard_map, start + offset, max(0, min(limit, matching - offset)), deadline)
+        return replace(page, matching=matching, settled=page.settled and view.settled)
+
+    # -- ranks in other styles
+
+    def competition_ranks(self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline) -> list[int]:
+        """1224: one more than the number of players with better points, for each of these rows."""
+        points = list(dict.fromkeys(row.points for row in rows))
+        order = shard_map.board.order
+        places = [Placed(best_of_points(value, order), Member(b"")) for value in points]
+        view = self._view(shard_map, deadline, _counts(places))
+        ahead = dict(zip(points, view.counted(places), strict=True))
+        return [1 + ahead[row.points] for row in rows]
+
+    def dense_ranks(self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline) -> list[int]:
+        """1223: one more than the number of better points that anybody has.
+
+        Told as far as the first MOST_DENSE players reach; OutOfBounds for a row behind those, since beyond them every
+        row of the board would have to be read.
+        """
+        if not rows:
+            return []
+        if rows[-1].rank > MOST_DENSE:
+            raise OutOfBounds(f"dense ranks are told for the first {MOST_DENSE} players", field="rank_style")
+        top = self.page(shard_map, 0, MOST_DENSE, deadline)
+        dense = {points: rank for rank, points in enumerate(dict.fromkeys(row.points for row in top.rows), start=1)}
+        try:
+            return [dense[row.points] for row in rows]
+        except KeyError as error:
+            raise ShardUnavailable("the ranking changes too fast; try again") from error
+
+    # -- how the shards are
+
+    def glance(self, shard_map: ShardMap, deadline: Deadline) -> Glance:
+        """The board as a whole."""
+        view = self._view(shard_map, deadline)
+        page = self.page(view.shard_map, 0, 1, deadline)
+        shapes, order = view.shapes.values(), shard_map.board.order
+        return Glance(
+            total=view.total,
+            submissions=sum(shape.submissions for shape in shapes),
+            points=sum(shape.points for shape in shapes) + sum(points_of(row.packed, order) for row in view.afloat),
+            shards=len(shapes),
+            top=page.rows[0] if page.rows else None,
+        )
 
     def shapes(self, shard_map: ShardMap, deadline: Deadline) -> list[Shape]:
         """How the rows of each shard lie, in the order of `shard_map.shards()`."""
+        return [Shape.of_reply(reply) for reply in self._replies(self._plan(shard_map).shapes, deadline)]
+
+    def _view(
+        self, shard_map: ShardMap, deadline: Deadline, asks: _Asks = lambda _: (), *, partial: bool = False
+    ) -> _View:
+        """A look at all shards in which every player was seen once; not `settled`, if there was none."""
+        afloat: dict[Member, Leaving] = {}
+        for _ in range(_MOST_LOOKS):
+            last = self._last.get(shard_map.name)
+            view = self._look(shard_map, deadline, asks(shard_map), afloat, partial)
+            if (newer := self._newer_map(view, deadline)) is not None:
+                shard_map, afloat = newer, {}
+                continue
+            if last is not None and view.marks == last.marks and view.leaving == len(afloat):
+                return replace(view, settled=True)
+            afloat = self._leaving(view, deadline) if view.leaving else {}
+        return view
+
+    def _glimpse(self, shard_map: ShardMap, deadline: Deadline, partial: bool, *, remembered: bool) -> _View:
+        """A look by the current map, to plan the next one by; `remembered`: the last one will do, if it is not old."""
+        last = self._last.get(shard_map.name)
+        if remembered and not partial and last is not None and last.shard_map is shard_map and not last.missing:
+            age_ms = time.time() * 1000 - last.as_of_ms
+            if 0 <= age_ms < _GLIMPSE_MS:
+                return last
+        view = self._look(shard_map, deadline, (), {}, partial)
+        newer = self._newer_map(view, deadline)
+        return view if newer is None else self._look(newer, deadline, (), {}, partial)
+
+    def _newer_map(self, view: _View, deadline: Deadline) -> ShardMap | None:
+        """The published map, if a shard was at a later version than this one."""
+        version = max(shape.version for shape in view.shapes.values())
+        if version <= view.shard_map.version:
+            return None
+        published = self._maps.current(view.shard_map.name, deadline, newer_than=version)
+        return published if published.version > view.shard_map.version else None
+
+    def _look(
+        self,
+        shard_map: ShardMap,
+        deadline: Deadline,
+        asked: Sequence[tuple[int, Call]],
+        leaving_then: Mapping[Member, Leaving],
+        partial: bool,
+    ) -> _View:
+        """One round trip. `leaving_then`: players who may be afloat, if they are not in their targets' rows."""
+        as_of_ms = int(time.time() * 1000)
+        plan = self._plan(shard_map)
+        groups: dict[int, list[Member]] = defaultdict(list)
+        for member, mover in leaving_then.items():
+            groups[mover.about.target].append(member)
+        targets = [(shard, _places_call(shard_map, shard, group)) for shard, group in groups.items()]
+        calls = [*plan.shapes, *(call for _, call in asked), *(call for _, call in targets)]
+        answers = iter(self._functions.on_keys(calls, deadline))
+        shapes: dict[int, Shape] = {}
+        missing = []
+        for shard in plan.shards:
+            answer = next(answers)
+            if answer.error is None:
+                shapes[shard] = Shape.of_reply(answer.reply)
+            elif partial:
+                missing.append(shard)
+            else:
+                raise _unread(answer.error)
+        if not shapes:
+            raise ShardUnavailable("no shard of this board answers")
+        beside = [(shard, next(answers)) for shard, _ in asked]
+        afloat = []
+        for group, answer in zip(groups.values(), answers, strict=True):
+            if answer.error is None:
+                for member, place in zip(group, answer.reply[1::2], strict=True):
+                    if place < 0:
+                        afloat.append(Placed(PackedScore(leaving_then[member].about.packed), member))
+            elif not partial:
+                raise _unread(answer.error)
+        view = _View(shard_map, plan, shapes, as_of_ms, tuple(missing), beside, sorted(afloat))
+        if len(self._last) >= _MOST_REMEMBERED:
+            self._last.clear()
+        self._last[shard_map.name] = replace(view, beside=())
+        return view
+
+    def _leaving(self, view: _View, deadline: Deadline) -> dict[Member, Leaving]:
+        """Who is on the way out of the shards of this view."""
+        sources = [shard for shard, shape in view.shapes.items() if shape.leaving]
         calls = []
-        for shard in shard_map.shards():
-            keys = shard_map.keys(shard)
-            calls.append(Call(keys.slot, ("FCALL_RO", "rb1_shape", 2, keys.rows, keys.head)))
-        return [Shape(*reply) for reply in self._replies(calls, deadline)]
+        for shard in sources:
+            keys = view.shard_map.keys(shard)
+            calls.append(Call(keys.slot, ("FCALL_RO", "rb1_leaving", 1, keys.leaving)))
+        return {
+            Member(member): leaving(shard, payload)
+            for shard, reply in zip(sources, self._replies(calls, deadline), strict=True)
+            for member, payload in zip(reply[::2], reply[1::2], strict=True)
+        }
+
+    def _plan(self, shard_map: ShardMap) -> _Plan:
+        name = (str(shard_map.name), shard_map.generation, shard_map.version)
+        plan = self._plans.get(name)
+        if plan is None:
+            if len(self._plans) >= _MOST_REMEMBERED:
+                self._plans.clear()
+            plan = self._plans[name] = _Plan.of(shard_map)
+        return plan
 
     def _replies(self, calls: Sequence[Call], deadline: Deadline) -> list[list[Any]]:
         """The replies to reads. A shard that does not answer fails the whole read: no rank is ever made up."""
         replies = []
         for answer in self._functions.on_keys(calls, deadline):
             if answer.error is not None:
-                raise answer.error
+                raise _unread(answer.error)
             replies.append(answer.reply)
         return replies
 
 
+def _unread(error: LeaderboardError) -> LeaderboardError:
+    """An error of a read: a shard that left a call without an answer was asked to change nothing."""
+    if error.outcome is Outcome.NOT_APPLIED:
+        return error
+    unread = ShardUnavailable("a shard that is needed did not answer")
+    unread.__cause__ = error
+    return unread
+
+
+def _page(view: _View, offset: int, placed: Sequence[Placed], matching: int | None = None) -> Page:
+    order = view.shard_map.board.order
+    rows = [
+        Row(rank, player_of(member), points_of(packed, order))
+        for rank, (packed, member) in enumerate(placed, start=offset + 1)
+    ]
+    return Page(rows, view.total, view.as_of_ms, view.settled, view.missing, placed, matching)
+
+
+def _standing(view: _View, wanted: _Wanted, rank: int) -> Standing:
+    row = Row(rank, wanted.player, points_of(wanted.placed.packed, view.shard_map.board.order))
+    return Standing(row, max(view.total, rank), view.as_of_ms, view.settled, view.missing)
+
+
+def _counts(places: Sequence[Placed]) -> _Asks:
+    """Asks every shard how many of its rows rank before each of some places."""
+
+    def asks(shard_map: ShardMap) -> list[tuple[int, Call]]:
+        return [
+            (shard, _ahead_call(shard_map, shard, places[start : start + SLICE]))
+            for shard in shard_map.shards()
+            for start in range(0, len(places), SLICE)
+        ]
+
+    return asks
+
+
+def _rows_from(place: Placed, most: int, shards: Sequence[int] | None = None) -> _Asks:
+    """Asks shards (default: all) for their rows from a place on, and how many are before it."""
+
+    def asks(shard_map: ShardMap) -> list[tuple[int, Call]]:
+        chosen = map(shard_map.keys, named := list(shard_map.shards() if shards is None else shards))
+        calls = [Call(keys.slot, ("FCALL_RO", "rb1_after", 1, keys.rows, *place, most)) for keys in chosen]
+        return list(zip(named, calls, strict=True))
+
+    return asks
+
+
+def _rows_of(view: _View, place: Placed) -> tuple[int, list[Sequence[Placed]]]:
+    """What a look that asked `_rows_from` brought: the rows before the place, and rankings from there on."""
+    ahead = bisect_left(view.afloat, place)
+    rankings: list[Sequence[Placed]] = [view.afloat[ahead:]]
+    for _, reply in view.replies():
+        ahead += reply[0]
+        rankings.append(_placed(reply[1:]))
+    return ahead, rankings
+
+
+def _places_call(shard_map: ShardMap, shard: int, members: Sequence[Member]) -> Call:
+    keys = shard_map.keys(shard)
+    return Call(keys.slot, ("FCALL_RO", "rb1_places", 1, keys.rows, *members))
+
+
+def _ahead_call(shard_map: ShardMap, shard: int, places: Sequence[Placed]) -> Call:
+    keys = shard_map.keys(shard)
+    flat = [part for placed in places for part in placed]
+    return Call(keys.slot, ("FCALL_RO", "rb1_ahead", 1, keys.rows, *flat))
+
+
+def _behind_points(points: int, order: Order) -> PackedScore:
+    """The first packed score that is worse than all with these points."""
+    return PackedScore(best_of_points(points, order) + ELAPSED_SPAN)
+
+
+def _slices(groups: Mapping[int, Sequence[T]]) -> list[tuple[int, Sequence[T]]]:
+    """What is asked of each shard, in calls of bounded length."""
+    return [
+        (shard, group[start : start + SLICE])
+        for shard, group in groups.items()
+        for start in range(0, len(group), SLICE)
+    ]
+
+
+def _row(member: bytes, packed: bytes) -> Placed | None:
+    return Placed(PackedScore(int(packed)), Member(member)) if member else None
+
+
 def _placed(reply: Sequence[bytes]) -> list[Placed]:
-    """The rows in a reply of ZRANGE WITHSCORES."""
+    """The rows in a reply of ZRANGE WITHSCORES, or of rb1_after."""
     return [
         Placed(PackedScore(int(float(packed))), Member(member))
         for member, packed in zip(*[iter(reply)] * 2, strict=True)

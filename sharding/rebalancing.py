@@ -96,8 +96,7 @@ class Rebalancer:
             stray.member: (Entry(shard, stray.epoch), PackedScore(stray.packed)) for stray in found if not stray.payload
         }
         finished = self._mover.complete(shard_map, begun, deadline)
-        moved = self._mover.move(shard_map, rows, deadline) if rows else {}
-        return len(finished) + len(moved)
+        return len(finished) + len(self._mover.move(shard_map, rows, deadline))
 
     def _left(self, shard_map: ShardMap) -> int:
         try:

@@ -12,6 +12,7 @@ from sharding.errors import LeaderboardError, Outcome
 from sharding.players import PlayerId
 
 EVENT_ID_BYTES = 8
+SUBMISSION = "submission"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +24,20 @@ class Submission:
     match_id: str
     played_at_ms: int | None = None
     request_id: str = ""
+    #: what the audit calls it: a submission, or what this system does by itself
+    kind: str = SUBMISSION
 
     def event(self) -> bytes:
         """What is kept to recognise a retry: the 8-byte event id and two bytes of the content.
 
         The content is the value alone: a retry may well say another time or carry another request id.
         """
-        content = binascii.crc_hqx(str(self.value).encode(), 0)
-        return blake2b(self.match_id.encode(), digest_size=EVENT_ID_BYTES).digest() + content.to_bytes(2, "big")
+        return blake2b(self.match_id.encode(), digest_size=EVENT_ID_BYTES).digest() + _content(self.value)
 
     def note(self) -> bytes:
         """What the audit keeps of a submission besides what the shard knows."""
-        packed: bytes = msgpack.packb((self.match_id, self.played_at_ms, self.request_id))
+        kind = () if self.kind == SUBMISSION else (self.kind,)
+        packed: bytes = msgpack.packb((self.match_id, self.played_at_ms, self.request_id, *kind))
         return packed
 
 
@@ -44,6 +47,16 @@ class Note(NamedTuple):
     match_id: str
     played_at_ms: int | None
     request_id: str
+    kind: str = SUBMISSION
+
+
+def event_kept(event_id: int, value: int) -> bytes:
+    """`Submission.event`, of an event as the audit keeps it."""
+    return event_id.to_bytes(EVENT_ID_BYTES, "big", signed=True) + _content(value)
+
+
+def _content(value: int) -> bytes:
+    return binascii.crc_hqx(str(value).encode(), 0).to_bytes(2, "big")
 
 
 def read_note(packed: bytes) -> Note:
@@ -76,6 +89,7 @@ class Result:
     status: Status
     points: int | None = None
     rank: int | None = None
+    rank_is: RankMode = RankMode.NONE
     durable: bool = False
     error: LeaderboardError | None = None
 

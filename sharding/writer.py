@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from runtime import failpoints
 from runtime.deadlines import Deadline
 from sharding.boards import Board
 from sharding.cluster.client import Answer
@@ -20,19 +21,24 @@ from sharding.errors import (
     LeaderboardError,
     MatchConflict,
     NotDurable,
+    Outcome,
     OutOfBounds,
+    PeriodClosed,
+    ShardOutcomeUnknown,
     ShardUnavailable,
     UnknownPlayer,
 )
 from sharding.functions import SLICE, Code, Effect, Functions, ShardCall, effects, map_version, read_tombstone
 from sharding.handoff.mover import Leaving, Mover, leaving
 from sharding.maps import Maps
+from sharding.periods import following
 from sharding.players import Member, PlayerId, member_of, player_of
 from sharding.scores import LOWEST, POINTS_LIMIT, PackedScore, pack, points_of
 from sharding.shard_map import ShardMap
 from sharding.submissions import Result, Status, Submission, failure
 
 _MOST_HOPS = 10
+_NO_LIMIT = 1 << 53
 
 #: Which of these players exist, for a board; where registration is open, it makes them exist. LeaderboardError if that
 #: cannot be told now.
@@ -59,10 +65,13 @@ class _Work:
     written: list[Written | None]
     deadline: Deadline
     tell_places: bool
+    settles: bool = False
     entries: dict[Member, Entry] = field(default_factory=dict)
     may_create: set[Member] = field(default_factory=set)
     #: players whose entry turned out to be wrong
     lost: set[Member] = field(default_factory=set)
+    #: submissions that a sending without an answer may have applied, wherever their players are by now
+    doubtful: set[int] = field(default_factory=set)
     map_version: int = 0
 
     def take(self, located: Located) -> None:
@@ -79,7 +88,14 @@ class _Work:
         if errors:
             for index in self.pending():
                 if (error := errors.get(self.members[index])) is not None:
-                    self.written[index] = Written(failure(error))
+                    self.end(index, error)
+
+    def end(self, index: int, error: LeaderboardError) -> None:
+        """The end of a submission that has none."""
+        if index in self.doubtful and error.outcome is Outcome.NOT_APPLIED:
+            error, definite = ShardOutcomeUnknown(), error
+            error.__cause__ = definite
+        self.written[index] = Written(failure(error))
 
 
 class Writer:
@@ -103,11 +119,21 @@ class Writer:
         self._outbox_limit = outbox_limit
 
     def write(
-        self, shard_map: ShardMap, submissions: Sequence[Submission], deadline: Deadline, *, tell_places: bool
+        self,
+        shard_map: ShardMap,
+        submissions: Sequence[Submission],
+        deadline: Deadline,
+        *,
+        tell_places: bool = False,
+        settles: bool = False,
     ) -> list[Written]:
-        """What became of the submissions, in their order."""
+        """What became of the submissions, in their order.
+
+        `settles`: they take back what was applied twice. Neither a closed period nor a full outbox refuses that: it is
+        the drain which does it, before it trims the outbox.
+        """
         members = [member_of(submission.player) for submission in submissions]
-        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, tell_places)
+        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, tell_places, settles)
         work.take(self._directory.locate(shard_map, members, deadline))
         self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
         for _ in range(_MOST_HOPS):
@@ -146,10 +172,12 @@ class Writer:
             self._move_home(work, strays)
 
     def _call(self, work: _Work, shard: int, indexes: Iterable[int]) -> ShardCall:
-        args: list[object] = [self._outbox_limit, 1 if work.tell_places else 0]
+        limit = _NO_LIMIT if work.settles else self._outbox_limit
+        args: list[object] = [limit, 2 if work.settles else 1 if work.tell_places else 0]
         for index in indexes:
             submission, member = work.submissions[index], work.members[index]
-            create = 1 if member in work.may_create else 0
+            # Under a later epoch the player has moved: an absent row is lost or on its way, and not to be begun anew.
+            create = 1 if member in work.may_create and work.entries[member].epoch == FIRST_EPOCH else 0
             args += (member, submission.value, submission.event(), create, submission.note())
         return ShardCall(work.shard_map.keys(shard), "rb1_apply", tuple(args))
 
@@ -162,33 +190,39 @@ class Writer:
         helped: dict[Member, Leaving],
     ) -> None:
         shard, indexes = asked
+        if answer.repeated:
+            work.doubtful.update(indexes)
         if answer.error is not None:
+            error = _closed(work.shard_map) if isinstance(answer.error, PeriodClosed) else answer.error
             for index in indexes:
-                work.written[index] = Written(failure(answer.error))
+                work.end(index, error)
             return
         work.map_version = max(work.map_version, map_version(answer.reply))
         for index, effect in zip(indexes, effects(answer.reply), strict=True):
             member = work.members[index]
             if effect.code in {Code.APPLIED, Code.DUPLICATE}:
-                work.written[index] = self._done(work, shard, effect, answer)
+                work.written[index] = self._done(work, index, shard, effect, answer)
                 if effect.is_stray:
                     strays[member] = (work.entries[member], PackedScore(int(effect.detail)))
             elif effect.code == Code.REFUSED:
                 work.written[index] = Written(failure(_refusal(effect.detail)))
             elif effect.code == Code.LEAVING:
-                helped[member] = leaving(shard, effect.detail)
+                try:
+                    helped[member] = leaving(shard, effect.detail)
+                except ShardUnavailable as error:
+                    work.end(index, error)
             elif effect.code == Code.GONE:
                 work.entries[member] = Entry(*read_tombstone(effect.detail))
                 self._directory.learn(work.shard_map, {member: work.entries[member]})
             else:
                 work.lost.add(member)
 
-    def _done(self, work: _Work, shard: int, effect: Effect, answer: Answer) -> Written:
+    def _done(self, work: _Work, index: int, shard: int, effect: Effect, answer: Answer) -> Written:
         packed = PackedScore(int(effect.detail))
         if self._functions.insist and self._functions.replicas and not answer.confirmed:
             return Written(failure(NotDurable()))
         # A call that had to be sent twice finds what its first sending did: that is no duplicate of the caller's.
-        applied = effect.code == Code.APPLIED or answer.repeated
+        applied = effect.code == Code.APPLIED or index in work.doubtful
         status = Status.APPLIED if applied else Status.DUPLICATE
         points = points_of(packed, work.shard_map.board.order)
         return Written(Result(status, points, durable=answer.confirmed), shard, effect.place, packed)
@@ -245,6 +279,7 @@ class Writer:
             )
         if claims:
             stored = self._directory.point(work.shard_map, claims, work.deadline)
+            failpoints.reach("write.claimed")
             work.take(stored)
             work.may_create.update(member for member, entry in stored.entries.items() if entry.epoch == FIRST_EPOCH)
 
@@ -252,6 +287,14 @@ class Writer:
         """Where a player with these points will live. A guess is enough: a row out of range is moved."""
         points = min(max(points, 1 - POINTS_LIMIT), POINTS_LIMIT - 1)
         return Entry(shard_map.shard_for(pack(points, 0, shard_map.board.order), member), FIRST_EPOCH)
+
+
+def _closed(shard_map: ShardMap) -> PeriodClosed:
+    """The refusal of a frozen shard, with the period in which play goes on."""
+    period = shard_map.period
+    after = following(period)
+    open_now = f"; the next one is {after.name}" if after else ""
+    return PeriodClosed(f"{period.kind} {period.name} is closed{open_now}", field="played_at")
 
 
 def _refusal(why: bytes) -> LeaderboardError:

@@ -1,1 +1,4 @@
-"""Moving players between shards, safe at every crash and failover: `mover` takes the steps."""
+"""Moving players between shards, safe at every crash and failover.
+
+`states` is the table of what every call does, with the theory; `mover` takes the steps; `diagram` draws the table.
+"""

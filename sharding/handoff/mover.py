@@ -1,9 +1,9 @@
 """The move of players from shard to shard: depart, arrive, point, finish (`write-path` in docs/architecture.md).
 
 Three places take part (source, target, directory) and no transaction spans them, so the move is four idempotent steps
-that anybody may repeat. Whoever needs a player that is leaving finishes the move instead of waiting for the one who
-began it. After each of the first three steps the actor waits until a replica has it: without that fence a failover
-could leave the player in two shards or in none.
+that anybody may repeat (`states.py` has the theory, and the table of what each of them does). Whoever needs a player
+that is leaving finishes the move instead of waiting for the one who began it. After each of the first three steps the
+actor waits until a replica has it: without that fence a failover could leave the player in two shards or in none.
 
 Every step takes many players: one call per step and shard.
 """
@@ -15,12 +15,12 @@ from typing import Any
 
 import structlog
 
+from runtime import failpoints
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer
 from sharding.directory import Directory, Entry
 from sharding.functions import (
     SLICE,
-    Arrival,
     Arrive,
     Depart,
     Functions,
@@ -31,7 +31,7 @@ from sharding.functions import (
     read_payload,
     read_tombstone,
 )
-from sharding.players import Member
+from sharding.players import Member, player_of
 from sharding.scores import PackedScore
 from sharding.shard_map import ShardMap
 
@@ -81,9 +81,7 @@ class Mover:
         A player whom somebody else moved meanwhile is reported where that one put it. Left out is one who is at home by
         now, or known nowhere, or for whom a shard did not answer: a move that was begun stays for whoever comes next.
         """
-        found, departed = self._depart(shard_map, strays, deadline)
-        found.update(self.complete(shard_map, departed, deadline, tell_places=tell_places))
-        return found
+        return self._move(shard_map, strays, deadline, tell_places, old=False)
 
     def complete(
         self,
@@ -93,16 +91,64 @@ class Mover:
         *,
         tell_places: bool = False,
     ) -> dict[Member, Moved]:
-        """Finish the moves of players who have departed, whoever began them."""
-        if not movers:
-            return {}
-        landed = self._arrive(shard_map, movers, deadline, tell_places)
-        entries = {member: Entry(movers[member].about.target, movers[member].about.epoch) for member in landed}
-        pointed = self._directory.point(shard_map, entries, deadline)
-        self._finish(shard_map, {member: movers[member] for member in landed if member in pointed.entries}, deadline)
-        return {
-            member: Moved(entries[member], arrival.place, bool(arrival.is_stray)) for member, arrival in landed.items()
+        """Finish moves that were found, whoever began them, and whenever; where each player is now, as `move` says.
+
+        The departure is repeated first. A payload that was merely read may be taken back by a failover, with the row
+        live again at the source, and one that has arrived by then would be a second row: so nothing is done with a
+        payload before this actor has touched it and a replica has it.
+        """
+        strays = {
+            member: (Entry(mover.source, mover.about.epoch - 1), PackedScore(mover.about.packed))
+            for member, mover in movers.items()
         }
+        return self._move(shard_map, strays, deadline, tell_places, old=True)
+
+    def _move(
+        self,
+        shard_map: ShardMap,
+        strays: Mapping[Member, tuple[Entry, PackedScore]],
+        deadline: Deadline,
+        tell_places: bool,
+        *,
+        old: bool,
+    ) -> dict[Member, Moved]:
+        """All steps; `old`: the moves may have been begun at any time."""
+        if not strays:
+            return {}
+        failpoints.reach("handoff.begun")
+        found, left = self._depart(shard_map, strays, deadline)
+        if not left:
+            return found
+        failpoints.reach("handoff.departed")
+        moved: dict[Member, Moved] = {}
+        movers = left
+        if old:
+            moved, left = self._arrived_before(shard_map, movers, deadline)
+        moved.update(self._arrive(shard_map, left, deadline, tell_places))
+        failpoints.reach("handoff.arrived")
+        entries = {member: Entry(movers[member].about.target, movers[member].about.epoch) for member in moved}
+        pointed = self._directory.point(shard_map, entries, deadline)
+        failpoints.reach("handoff.pointed")
+        self._finish(shard_map, {member: movers[member] for member in moved if member in pointed.entries}, deadline)
+        failpoints.reach("handoff.finished")
+        return found | moved
+
+    def _arrived_before(
+        self, shard_map: ShardMap, movers: Mapping[Member, Leaving], deadline: Deadline
+    ) -> tuple[dict[Member, Moved], dict[Member, Leaving]]:
+        """Those who have arrived before, as the directory knows, and those who still have to.
+
+        The target of an old move may have forgotten the player: who has gone on from there leaves a tombstone, and that
+        expires. The payload would be taken for a first arrival. Who cannot be looked up is in neither.
+        """
+        located = self._directory.locate(shard_map, movers, deadline, fresh=True)
+        arrived = {
+            member: Moved(entry)
+            for member, entry in located.entries.items()
+            if entry.epoch >= movers[member].about.epoch
+        }
+        settled = arrived.keys() | located.failed.keys()
+        return arrived, {member: mover for member, mover in movers.items() if member not in settled}
 
     def _depart(
         self, shard_map: ShardMap, strays: Mapping[Member, tuple[Entry, PackedScore]], deadline: Deadline
@@ -134,16 +180,26 @@ class Mover:
 
     def _arrive(
         self, shard_map: ShardMap, movers: Mapping[Member, Leaving], deadline: Deadline, tell_places: bool
-    ) -> dict[Member, Arrival]:
+    ) -> dict[Member, Moved]:
         groups: dict[int, list[Member]] = defaultdict(list)
         for member, mover in movers.items():
             groups[mover.about.target].append(member)
         args = {member: (member, mover.payload) for member, mover in movers.items()}
-        landed: dict[Member, Arrival] = {}
+        landed: dict[Member, Moved] = {}
         option = 1 if tell_places else 0
         for _, members, answer in self._step("rb1_arrive", shard_map, groups, args, deadline, option=option):
-            told = zip(members, arrivals(answer.reply), strict=True)
-            landed.update({member: arrival for member, arrival in told if arrival.code != Arrive.MISDIRECTED})
+            for member, arrival in zip(members, arrivals(answer.reply), strict=True):
+                about = movers[member].about
+                if arrival.code == Arrive.MISDIRECTED:
+                    log.error(
+                        "handoff_payload_refused",
+                        board=str(shard_map.name),
+                        player=player_of(member),
+                        source=movers[member].source,
+                        target=about.target,
+                    )
+                else:
+                    landed[member] = Moved(Entry(about.target, about.epoch), arrival.place, bool(arrival.is_stray))
         return landed
 
     def _finish(self, shard_map: ShardMap, movers: Mapping[Member, Leaving], deadline: Deadline) -> None:

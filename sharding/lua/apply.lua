@@ -1,6 +1,6 @@
 --[[ rb1_apply: apply submissions to one shard; all of them or none are seen by anybody in between.
   KEYS  the shard's
-  ARGV  recent window, gone window, outbox limit, 1 to tell places, then per submission:
+  ARGV  recent window, gone window, outbox limit, 1 to tell places or 2 to settle, then per submission:
         member, value, event, 1 if this caller may create the row, note for the audit
   Reply clock in ms, version of the map, then four per submission: code, detail, place, 1 if the row is now a stray
         code       detail                     place (0-based, or -1)
@@ -10,10 +10,12 @@
         gone       epoch:target               ask there
         unknown    ''                         the player has no row here and this caller may not create one
         refused    points | recent | match    too large | too many events in a window | same match, other content
+  To settle is to take back what was applied twice, which has to go on while the shard is frozen.
   Cost  O(n log N) for n submissions. The outbox entry is written in the same call: {1, clock, operator, applied}. ]]
 
 local APPLIED, DUPLICATE, IS_LEAVING, IS_GONE, UNKNOWN, REFUSED = 1, 2, 3, 4, 5, 6
 local APPLY_HEAD, APPLY_ITEM = 4, 5
+local MOST_TOGETHER = 2000 -- submissions in one call; unpack() takes less than 8,000 values
 
 --[[ What the shard knows of each distinct member, in the order of their first appearance. ]]
 local function players_here(keys, args)
@@ -106,20 +108,21 @@ local function rb1_apply(keys, args)
   if problem then
     return problem
   end
-  if #args <= APPLY_HEAD or (#args - APPLY_HEAD) % APPLY_ITEM ~= 0 then
+  local count = (#args - APPLY_HEAD) / APPLY_ITEM
+  if count <= 0 or count > MOST_TOGETHER or count ~= math.floor(count) or not tonumber(args[3]) then
     return redis.error_reply('RBFORM five arguments a submission')
   end
-  if head.state ~= 'open' then
+  if head.state ~= 'open' and not (head.state == 'frozen' and args[4] == '2') then
     return redis.error_reply('RBSTATE ' .. head.state)
   end
   if redis.call('XLEN', keys[OUTBOX]) >= tonumber(args[3]) then
-    return redis.error_reply('RBBACKLOG')
+    return redis.error_reply('RBBACKLOG the outbox is full')
   end
   local members, states = players_here(keys, args)
   local reply, applied, gained = { head.now, head.version }, {}, 0
   for at = APPLY_HEAD + 1, #args, APPLY_ITEM do
     local member, value, event = args[at], tonumber(args[at + 1]), args[at + 2]
-    if not value or #event ~= EVENT then
+    if not value or value ~= math.floor(value) or #event ~= EVENT then
       return redis.error_reply('RBFORM submission ' .. (at - APPLY_HEAD - 1) / APPLY_ITEM)
     end
     local code, detail = apply_one(head, states[member], value, event, args[at + 3] == '1')

@@ -1,6 +1,7 @@
 --[[ The four steps that move players between shards (handoff/states.py holds the table they keep). Each is idempotent,
   may be repeated by anybody, and takes many players at once; each answers what it found, so that whoever calls can go
-  on. The actor waits for a replica after each of the first three. ]]
+  on. The actor waits for a replica after each of the first three. The head counts each player's step in `moves`, by which a
+  reader sees that nobody moved between two looks (reader.py). ]]
 
 local DEPARTED, AT_HOME, NOT_HERE, OTHER_EPOCH, MISDIRECTED = 1, 2, 3, 4, 5
 local ARRIVED, ALREADY = 1, 2
@@ -14,14 +15,30 @@ local function tombstone(keys, member)
   return redis.call('HGET', keys[GONE], member) or redis.call('HGET', keys[GONE_BEFORE], member)
 end
 
+local function is_whole(number)
+  return type(number) == 'number' and number == math.floor(number) and math.abs(number) < MOST_EXACT
+end
+
+local function are_events(events)
+  return type(events) == 'string' and #events % EVENT == 0
+end
+
 --[[ A payload is {version, packed, epoch, target, recent window, recent, recent before}; nil for any other form. ]]
 local function unpack_payload(payload)
   local fine, content = pcall(cmsgpack.unpack, payload)
-  if fine and type(content) == 'table' and content[1] == PAYLOAD and #content == 7 then
-    return { packed = content[2], epoch = content[3], target = content[4], window = content[5], recent = content[6],
-      before = content[7] }
+  if not fine or type(content) ~= 'table' or content[1] ~= PAYLOAD or #content ~= 7 then
+    return nil
   end
-  return nil
+  for field = 2, 5 do
+    if not is_whole(content[field]) then
+      return nil
+    end
+  end
+  if not are_events(content[6]) or not are_events(content[7]) then
+    return nil
+  end
+  return { packed = content[2], epoch = content[3], target = content[4], window = content[5], recent = content[6],
+    before = content[7] }
 end
 
 --[[ rb1_depart: LIVE(e) and a stray -> LEAVING(e+1, payload); the row leaves the ranking, frozen.
@@ -38,8 +55,8 @@ local function rb1_depart(keys, args)
   if problem then
     return problem
   end
-  if (#args - MOVE_HEAD) % 3 ~= 0 then
-    return redis.error_reply('RBFORM three arguments a player')
+  if (#args - MOVE_HEAD) % 3 ~= 0 or not are_numbers(args, MOVE_HEAD + 2, 3) or not are_numbers(args, MOVE_HEAD + 3, 3) then
+    return redis.error_reply('RBFORM three arguments a player: member, epoch, target')
   end
   local reply, left = { head.version }, 0
   for at = MOVE_HEAD + 1, #args, 3 do
@@ -71,6 +88,7 @@ local function rb1_depart(keys, args)
         redis.call('HDEL', keys[RECENT], member)
         redis.call('HDEL', keys[RECENT_BEFORE], member)
         left = left + points_of(head, packed)
+        redis.call('HINCRBY', keys[HEAD], 'moves', 1)
       end
     end
     reply[#reply + 1] = code
@@ -85,7 +103,24 @@ local function keep_recent(key, window, window_ms, member, events)
   if events ~= '' then
     redis.call('HSET', key, member, events)
     expire_window(key, window, window_ms)
+  else
+    redis.call('HDEL', key, member) -- those of a row that is replaced
   end
+end
+
+--[[ The events of a payload, as this shard remembers them. A payload of a later window is of a shard whose clock is
+  ahead, at the edge of a window: its events are kept as new ones, or a retry would count again. ]]
+local function keep_events(keys, head, member, window, payload)
+  local recent, before = '', ''
+  if payload.window > window then
+    recent = payload.before .. payload.recent
+  elseif payload.window == window then
+    recent, before = payload.recent, payload.before
+  elseif payload.window == window - 1 then
+    before = payload.recent
+  end
+  keep_recent(keys[RECENT], window, head.recent_ms, member, recent)
+  keep_recent(keys[RECENT_BEFORE], window - 1, head.recent_ms, member, before)
 end
 
 --[[ rb1_arrive: no entry, or one of a lower epoch -> LIVE(e+1); otherwise it was there already and nothing changes.
@@ -105,16 +140,18 @@ local function rb1_arrive(keys, args)
   for at = MOVE_HEAD + 1, #args, 2 do
     local member, payload = args[at], unpack_payload(args[at + 1])
     local code, epoch, place, stray = MISDIRECTED, 0, -1, 0
-    if payload and payload.target == head.shard then
+    local leaving = redis.call('HGET', keys[LEAVING], member)
+    local departed = leaving and unpack_payload(leaving)
+    -- Beside a payload of another version it cannot be told which of the two is newer.
+    if payload and payload.target == head.shard and (departed or not leaving) then
       local here = 0
       local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
-      local leaving = redis.call('HGET', keys[LEAVING], member)
       local gone = tombstone(keys, member)
       if packed then
         here = epoch_of_row(keys, member)
       end
-      if leaving then
-        here = math.max(here, unpack_payload(leaving).epoch)
+      if departed then
+        here = math.max(here, departed.epoch)
       end
       if gone then
         here = math.max(here, (gone_entry(gone)))
@@ -126,12 +163,8 @@ local function rb1_arrive(keys, args)
         redis.call('ZADD', keys[ROWS], text(packed), member)
         redis.call('HSET', keys[EPOCHS], member, text(epoch))
         redis.call('HDEL', keys[LEAVING], member)
-        if payload.window == window then
-          keep_recent(keys[RECENT], window, head.recent_ms, member, payload.recent)
-          keep_recent(keys[RECENT_BEFORE], window - 1, head.recent_ms, member, payload.before)
-        elseif payload.window == window - 1 then
-          keep_recent(keys[RECENT_BEFORE], window - 1, head.recent_ms, member, payload.recent)
-        end
+        redis.call('HINCRBY', keys[HEAD], 'moves', 1)
+        keep_events(keys, head, member, window, payload)
       end
       if packed then
         stray = is_stray(head, member, packed) and 1 or 0
@@ -157,8 +190,8 @@ local function rb1_finish(keys, args)
   if problem then
     return problem
   end
-  if (#args - MOVE_HEAD) % 2 ~= 0 then
-    return redis.error_reply('RBFORM two arguments a player')
+  if (#args - MOVE_HEAD) % 2 ~= 0 or not are_numbers(args, MOVE_HEAD + 2, 2) then
+    return redis.error_reply('RBFORM two arguments a player: member, epoch')
   end
   local reply, wrote = { head.version }, false
   for at = MOVE_HEAD + 1, #args, 2 do
@@ -170,6 +203,7 @@ local function rb1_finish(keys, args)
       redis.call('HDEL', keys[LEAVING], member)
       redis.call('HSET', keys[GONE], member, text(epoch) .. ':' .. text(payload.target))
       wrote = true
+      redis.call('HINCRBY', keys[HEAD], 'moves', 1)
     end
     reply[#reply + 1] = gone and 1 or 0
   end
@@ -193,9 +227,11 @@ local function rb1_strays(keys, args)
   local leaving = redis.call('HRANDFIELD', keys[LEAVING], most, 'WITHVALUES')
   for i = 1, #leaving, 2 do
     local payload = unpack_payload(leaving[i + 1])
-    local slot = #reply
-    reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
-      leaving[i], payload.epoch, text(payload.packed), leaving[i + 1]
+    if payload then -- one of another version waits for a process that knows it, and nobody waits for that one
+      local slot = #reply
+      reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
+        leaving[i], payload.epoch, text(payload.packed), leaving[i + 1]
+    end
   end
   for _, side in ipairs({ { '-inf', '(' .. text(head.low) }, { text(head.high), '+inf' } }) do
     local rows = redis.call('ZRANGE', keys[ROWS], side[1], side[2], 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')

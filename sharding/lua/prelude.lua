@@ -1,9 +1,10 @@
 --[[ What every function shares: the order of keys, the shard's head, packed scores, recent events.
 
-  A shard's ten keys lie in one slot and always come in this order; a function touches no other key. Numbers are
+  A shard's nine keys lie in one slot and always come in this order; a function touches no other key. Numbers are
   doubles here and `tostring` keeps 14 digits, so a packed score (up to 2^52) is always written with text().
 
-  Errors start with a word that the client knows (functions.py) and mean that nothing was changed:
+  Errors start with a word that the client knows (functions.py), have words behind it (the server puts ERR before one that
+  stands alone), and mean that nothing was changed:
     RBNOHEAD   the shard has no head: it was never opened, or it was destroyed
     RBWINDOW   the keys named are those of another time window; the shard's clock follows, in ms
     RBSTATE    the shard's state does not allow this; the state follows
@@ -18,6 +19,7 @@ local POINTS_LIMIT = 1073741824 -- 2^30
 local EVENT_ID = 8              -- bytes that name an event
 local EVENT = 10                -- those and two bytes of its content
 local MOST_RECENT = 4096        -- events of one player that one window holds
+local MOST_EXACT = 9007199254740992 -- 2^53: whole numbers below it are exact
 local GONE_MS = 86400000        -- a tombstone lives for one to two of these windows
 local PAYLOAD = 1               -- version of what travels from shard to shard
 
@@ -30,6 +32,16 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+--[[ Whether every so many-th argument is a number, from one on. What is not is refused before anything is changed. ]]
+local function are_numbers(args, first, step)
+  for at = first, #args, step do
+    if not tonumber(args[at]) then
+      return false
+    end
+  end
+  return true
+end
+
 --[[ The shard's head as numbers, or an error reply. ARGV 1 and 2 are the windows that the keys were named for. ]]
 local function look(keys, args)
   if #keys ~= SHARD_KEYS then
@@ -38,7 +50,7 @@ local function look(keys, args)
   local field = redis.call('HMGET', keys[HEAD], 'shard', 'low', 'high', 'parts', 'part', 'version', 'state', 'start_ms',
     'unit_ms', 'sign', 'operator', 'recent_ms')
   if not field[1] then
-    return nil, redis.error_reply('RBNOHEAD')
+    return nil, redis.error_reply('RBNOHEAD it was never opened, or is gone')
   end
   local now = now_ms()
   local recent_ms = tonumber(field[12])

@@ -1,6 +1,7 @@
 --[[ Reads. None of them writes; all may run on a replica. ]]
 
 local LIVE = 1 -- and IS_LEAVING, IS_GONE, UNKNOWN of apply.lua
+local MOST_LEAVING = 500
 
 --[[ rb1_find: what a shard knows of players.
   KEYS  the shard's
@@ -33,15 +34,43 @@ local function rb1_find(keys, args)
   return reply
 end
 
+--[[ rb1_places: the rows of players, and where they stand.
+  KEYS  rows
+  ARGV  per player: member
+  Reply per player packed score, or '' if there is no row, and place (0-based, or -1) ]]
+local function rb1_places(keys, args)
+  local reply = {}
+  for i, member in ipairs(args) do
+    local packed = redis.call('ZSCORE', keys[1], member)
+    reply[2 * i - 1] = packed and text(tonumber(packed)) or ''
+    reply[2 * i] = packed and redis.call('ZRANK', keys[1], member) or -1
+  end
+  return reply
+end
+
+--[[ Whether one member stands before another, in the order of their bytes: Lua's own < goes by the server's locale. ]]
+local function stands_before(one, other)
+  local shorter = math.min(#one, #other)
+  for i = 1, shorter do
+    local a, b = string.byte(one, i), string.byte(other, i)
+    if a ~= b then
+      return a < b
+    end
+  end
+  return #one < #other
+end
+
 --[[ How many rows of a shard rank before a packed score and member. Rows of equal packed score stand in the order of
   their members, so those are searched by halves. ]]
 local function rows_ahead(rows, packed, member)
   local ahead = redis.call('ZCOUNT', rows, '-inf', '(' .. packed)
-  local equal = redis.call('ZCOUNT', rows, packed, packed)
-  local low, high = ahead, ahead + equal
+  local low, high = ahead, ahead
+  if member ~= '' then
+    high = ahead + redis.call('ZCOUNT', rows, packed, packed)
+  end
   while low < high do
     local middle = math.floor((low + high) / 2)
-    if redis.call('ZRANGE', rows, middle, middle)[1] < member then
+    if stands_before(redis.call('ZRANGE', rows, middle, middle)[1], member) then
       low = middle + 1
     else
       high = middle
@@ -53,29 +82,95 @@ end
 --[[ rb1_ahead: how many rows of a shard rank before each of some places in the ranking.
   KEYS  rows
   ARGV  per place: packed score, member
-  Reply per place: the number of rows
+  Reply per place: the number of rows; the member's own row is none of them, wherever it is by now
   Cost  O(log N), and O(log n log N) where n rows have that very packed score ]]
 local function rb1_ahead(keys, args)
   local reply = {}
   for at = 1, #args, 2 do
-    reply[#reply + 1] = rows_ahead(keys[1], args[at], args[at + 1])
+    local packed, member = args[at], args[at + 1]
+    local ahead = rows_ahead(keys[1], packed, member)
+    local own = member ~= '' and redis.call('ZSCORE', keys[1], member)
+    if own and tonumber(own) < tonumber(packed) then
+      ahead = ahead - 1
+    end
+    reply[#reply + 1] = ahead
   end
   return reply
 end
 
---[[ rb1_shape: how a shard's rows lie to the range it serves.
-  KEYS  rows head
-  Reply version of the map, rows, rows better than the range, rows worse than the range, submissions ever,
-        sum of points ]]
-local function rb1_shape(keys)
-  local field = redis.call('HMGET', keys[2], 'version', 'low', 'high', 'submissions', 'points')
-  if not field[1] then
-    return redis.error_reply('RBNOHEAD')
+--[[ rb1_after: the rows of a shard from a place in the ranking on.
+  KEYS  rows
+  ARGV  packed score, member, the most rows to give
+  Reply how many rows rank before, then per row: member, packed score ]]
+local function rb1_after(keys, args)
+  local ahead = rows_ahead(keys[1], args[1], args[2])
+  local reply = { ahead }
+  local most = tonumber(args[3])
+  if most > 0 then
+    local rows = redis.call('ZRANGE', keys[1], ahead, ahead + most - 1, 'WITHSCORES')
+    for i = 1, #rows, 2 do
+      reply[i + 1], reply[i + 2] = rows[i], text(tonumber(rows[i + 1]))
+    end
   end
-  return { tonumber(field[1]), redis.call('ZCARD', keys[1]), redis.call('ZCOUNT', keys[1], '-inf', '(' .. field[2]),
-    redis.call('ZCOUNT', keys[1], field[3], '+inf'), tonumber(field[4] or 0), tonumber(field[5] or 0) }
+  return reply
 end
 
-redis.register_function({ function_name = 'rb1_find', callback = rb1_find, flags = { 'no-writes' } })
-redis.register_function({ function_name = 'rb1_ahead', callback = rb1_ahead, flags = { 'no-writes' } })
-redis.register_function({ function_name = 'rb1_shape', callback = rb1_shape, flags = { 'no-writes' } })
+--[[ The row half way from one place of a shard to another: member and packed score, or '' and '' between equal ones. ]]
+local function middle_row(rows, low, high)
+  if low < high then
+    local middle = math.floor((low + high) / 2)
+    local row = redis.call('ZRANGE', rows, middle, middle, 'WITHSCORES')
+    if row[1] then
+      return row[1], text(tonumber(row[2]))
+    end
+  end
+  return '', ''
+end
+
+--[[ rb1_halve: one step of the search for a rank (reader.py): how many rows rank before a place in the ranking, and the
+  rows that would halve what lies on both sides of it.
+  KEYS  rows
+  ARGV  packed score, member, and the two places of this shard between which is searched
+  Reply the number of rows before; then member and packed score of the middle row between the first place and that
+        number, and of the one between that number and the second ]]
+local function rb1_halve(keys, args)
+  local ahead = rows_ahead(keys[1], args[1], args[2])
+  local reply = { ahead }
+  reply[2], reply[3] = middle_row(keys[1], tonumber(args[3]), ahead)
+  reply[4], reply[5] = middle_row(keys[1], ahead, tonumber(args[4]))
+  return reply
+end
+
+--[[ rb1_shape: how a shard's rows lie to the range it serves.
+  KEYS  rows head leaving
+  Reply version of the map, rows, rows better than the range, rows worse than the range, submissions ever,
+        sum of points, players leaving, steps of moves ever, and the range: first packed score, and the one behind the
+        last ]]
+local function rb1_shape(keys)
+  local field = redis.call('HMGET', keys[2], 'version', 'low', 'high', 'submissions', 'points', 'moves')
+  if not field[1] then
+    return redis.error_reply('RBNOHEAD it was never opened, or is gone')
+  end
+  return { tonumber(field[1]), redis.call('ZCARD', keys[1]), redis.call('ZCOUNT', keys[1], '-inf', '(' .. field[2]),
+    redis.call('ZCOUNT', keys[1], field[3], '+inf'), tonumber(field[4] or 0), tonumber(field[5] or 0),
+    redis.call('HLEN', keys[3]), tonumber(field[6] or 0), field[2], field[3] }
+end
+
+--[[ rb1_leaving: some of the players who are on the way out.
+  KEYS  leaving
+  Reply per player: member, payload ]]
+local function rb1_leaving(keys)
+  return redis.call('HRANDFIELD', keys[1], MOST_LEAVING, 'WITHVALUES')
+end
+
+local function register_read(name, callback)
+  redis.register_function({ function_name = name, callback = callback, flags = { 'no-writes' } })
+end
+
+register_read('rb1_find', rb1_find)
+register_read('rb1_places', rb1_places)
+register_read('rb1_ahead', rb1_ahead)
+register_read('rb1_after', rb1_after)
+register_read('rb1_halve', rb1_halve)
+register_read('rb1_shape', rb1_shape)
+register_read('rb1_leaving', rb1_leaving)

@@ -7,7 +7,7 @@ import pytest
 
 from api.problems import Malformed, RequestTimeout, TooLarge, UnsupportedMediaType
 from api.requests import decode_json, decode_query, new_request_id, read_json, request_id_of
-from api.schemas import NewScore, NewUsers, TopQuery
+from api.schemas import NewScore, NewUsers, PageQuery
 
 _score = msgspec.json.Decoder(NewScore)
 _users = msgspec.json.Decoder(NewUsers)
@@ -135,7 +135,7 @@ def test_a_body_that_cannot_be_read_is_the_clients_fault(error: Exception, refus
 
 
 def test_query_parameters_have_defaults() -> None:
-    assert decode_query(TopQuery, "") == TopQuery(limit=10, offset=0, board="global")
+    assert decode_query(PageQuery, "") == PageQuery(limit=10, offset=0, board="global")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_query_parameters_have_defaults() -> None:
 )
 def test_a_malformed_query_is_refused_and_the_parameter_named(query: str, field: str | None) -> None:
     with pytest.raises(Malformed) as refused:
-        decode_query(TopQuery, query)
+        decode_query(PageQuery, query)
     assert refused.value.field == field
 
 

@@ -1,0 +1,150 @@
+--[[ What happens to a shard besides play: it is frozen, loaded from the audit, corrected, and in the end it expires
+  (lifecycle.py says when). Only a load asks for a state; the others may be made in any. ]]
+
+local REPAIR_ITEM = 6
+
+--[[ rb1_state: set the state of a shard, and fields of its head together with it.
+  KEYS  head
+  ARGV  state, then field, value, ...
+  Reply the state before; nil, and nothing was changed, if the shard has no head ]]
+local function rb1_state(keys, args)
+  if redis.call('HEXISTS', keys[1], 'shard') == 0 then
+    return false
+  end
+  local before = redis.call('HGET', keys[1], 'state')
+  redis.call('HSET', keys[1], 'state', unpack(args))
+  return before
+end
+
+--[[ rb1_load: put rows into a shard that is being rebuilt, as they were. May be repeated.
+  KEYS  the shard's
+  ARGV  recent window, gone window, the recent window that the events are of, then per row: member, packed score, epoch,
+        events of that window, events of the window before it
+  Reply rows in the shard afterwards. RBSTATE unless the shard's state is `rebuilding`. ]]
+local function rb1_load(keys, args)
+  local head, problem = look(keys, args)
+  if problem then
+    return problem
+  end
+  if head.state ~= 'rebuilding' then
+    return redis.error_reply('RBSTATE ' .. head.state)
+  end
+  if #args < 8 or (#args - 3) % 5 ~= 0 then
+    return redis.error_reply('RBFORM five arguments a row')
+  end
+  local current, loaded = tonumber(args[1]), tonumber(args[3])
+  local rows, epochs, events = {}, {}, { [current] = {}, [current - 1] = {} }
+  for at = 4, #args, 5 do
+    local member = args[at]
+    rows[#rows + 1] = args[at + 1]
+    rows[#rows + 1] = member
+    if args[at + 2] ~= '1' then
+      epochs[#epochs + 1] = member
+      epochs[#epochs + 1] = args[at + 2]
+    end
+    for back = 0, 1 do
+      local kept = events[loaded - back] -- none for a window that has passed meanwhile
+      if kept and args[at + 3 + back] ~= '' then
+        kept[#kept + 1] = member
+        kept[#kept + 1] = args[at + 3 + back]
+      end
+    end
+  end
+  redis.call('ZADD', keys[ROWS], unpack(rows))
+  if #epochs > 0 then
+    redis.call('HSET', keys[EPOCHS], unpack(epochs))
+  end
+  for back = 0, 1 do
+    local kept = events[current - back]
+    if #kept > 0 then
+      redis.call('HSET', keys[RECENT + back], unpack(kept))
+      expire_window(keys[RECENT + back], current - back, head.recent_ms)
+    end
+  end
+  return redis.call('ZCARD', keys[ROWS])
+end
+
+--[[ rb1_repair: set rows to what the audit says, each only if it still is what the caller saw. An outbox entry records it.
+  KEYS  the shard's
+  ARGV  recent window, gone window, then per player: member, packed score seen, packed score wanted ('' is: no row),
+        epoch of a row that is made, event, note for the audit
+  Reply per player: 1 if it was set, 2 if it was as wanted already, 0 if it was something else than what was seen ]]
+local function rb1_repair(keys, args)
+  local head, problem = look(keys, args)
+  if problem then
+    return problem
+  end
+  if (#args - 2) % REPAIR_ITEM ~= 0 then
+    return redis.error_reply('RBFORM six arguments a player')
+  end
+  local reply, applied, gained = {}, {}, 0
+  for at = 3, #args, REPAIR_ITEM do
+    local member, seen, wanted, epoch = args[at], args[at + 1], args[at + 2], tonumber(args[at + 3])
+    local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
+    local as_seen = packed and text(packed) == seen
+    if not packed and seen == '' then
+      local gone = tombstone(keys, member)
+      as_seen = redis.call('HEXISTS', keys[LEAVING], member) == 0 and not (gone and gone_entry(gone) >= epoch)
+    end
+    local as_wanted = (packed and text(packed) or '') == wanted
+    reply[#reply + 1] = as_wanted and 2 or as_seen and 1 or 0
+    if as_seen and not as_wanted then
+      local before = packed and points_of(head, packed) or 0
+      local after = 0
+      if wanted == '' then
+        redis.call('ZREM', keys[ROWS], member)
+        redis.call('HDEL', keys[EPOCHS], member)
+      else
+        after = points_of(head, tonumber(wanted))
+        redis.call('ZADD', keys[ROWS], wanted, member)
+        if not packed and epoch > 1 then
+          redis.call('HSET', keys[EPOCHS], member, text(epoch))
+        end
+      end
+      gained = gained + after - before
+      applied[#applied + 1] = { member, string.sub(args[at + 4], 1, EVENT_ID), after - before, after, args[at + 5] }
+    end
+  end
+  if #applied > 0 then
+    redis.call('XADD', keys[OUTBOX], '*', 'e', cmsgpack.pack({ 1, head.now, head.operator, applied }))
+    redis.call('HINCRBY', keys[HEAD], 'points', text(gained))
+  else
+    touch(keys, head)
+  end
+  return reply
+end
+
+--[[ rb1_forget: take players without a row out of the directory, unless their entry has changed.
+  KEYS  per player: its directory bucket
+  ARGV  per player: member, entry as it was seen
+  Reply per player: nil, or the entry that is there instead ]]
+local function rb1_forget(keys, args)
+  local reply = {}
+  for i, key in ipairs(keys) do
+    local member, entry = args[i * 2 - 1], redis.call('HGET', key, args[i * 2 - 1])
+    if entry == args[i * 2] then
+      redis.call('HDEL', key, member)
+      entry = false
+    end
+    reply[i] = entry
+  end
+  return reply
+end
+
+--[[ rb1_expire: let keys expire at a moment.
+  KEYS  any of one slot
+  ARGV  the moment, in ms since 1970
+  Reply how many of them exist ]]
+local function rb1_expire(keys, args)
+  local count = 0
+  for _, key in ipairs(keys) do
+    count = count + redis.call('PEXPIREAT', key, args[1])
+  end
+  return count
+end
+
+redis.register_function('rb1_state', rb1_state)
+redis.register_function('rb1_load', rb1_load)
+redis.register_function('rb1_repair', rb1_repair)
+redis.register_function('rb1_forget', rb1_forget)
+redis.register_function('rb1_expire', rb1_expire)
