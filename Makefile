@@ -7,7 +7,7 @@ PACKAGES := api sharding workers records runtime cli k8s loadtest
 DATA_DIR ?= .rangeboard
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down demo test test-quick bench check format settings lock clean-data
+.PHONY: help install up down demo test test-quick bench load faults check format settings lock clean-data
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,14 @@ test-quick: install ## the tests that need no servers
 
 bench: install ## figures beside their floors, on a stack of its own; --write keeps them in docs/benchmarks.md
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+load: install ## the load test on the running stack; its verdict here, its report in reports/load.html
+	@mkdir -p reports
+	@$(RANGEBOARD) status --data-dir $(DATA_DIR) --json > reports/stack.json
+	$(BIN)/python -m loadtest.run --stack reports/stack.json --report reports/load.html $(ARGS)
+
+faults: install ## kill, pause and cut off real processes: make faults ARGS="primary_killed --times 20"
+	$(BIN)/python -m tests.faults $(ARGS)
 
 check: install ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -93,7 +93,9 @@ local function rb1_repair(keys, args)
       local after = 0
       if wanted == '' then
         redis.call('ZREM', keys[ROWS], member)
-        redis.call('HDEL', keys[EPOCHS], member)
+        for _, key in ipairs({ EPOCHS, RECENT, RECENT_BEFORE }) do
+          redis.call('HDEL', keys[key], member)
+        end
       else
         after = points_of(head, tonumber(wanted))
         redis.call('ZADD', keys[ROWS], wanted, member)

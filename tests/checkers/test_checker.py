@@ -14,7 +14,9 @@ from loadtest.ledger import Answer, Entry
 ACKNOWLEDGED, DUPLICATE, REFUSED, UNKNOWN = Answer
 
 
-def sent(player: str, match: str, value: int = 5, answer: Answer = ACKNOWLEDGED, *, durable: bool = True) -> Entry:
+def sent(
+    player: str, match: str, value: int = 5, answer: Answer = ACKNOWLEDGED, *, durable: bool | None = None
+) -> Entry:
     return Entry(player, match, value, answer, durable, 1.0, None if answer is UNKNOWN else 2.0)
 
 
@@ -143,7 +145,9 @@ def test_a_surplus_that_was_taken_back_is_told_and_summed() -> None:
 
 
 def test_acknowledged_but_not_durable_is_told() -> None:
-    verdict = check([sent("ada", "m", durable=False)], {"ada": 5}, [Row("ada", "m", 5)])
+    entries = [sent("ada", "m", durable=False), sent("ada", "n", durable=True), sent("ada", "untold")]
+    rows = [Row("ada", "m", 5), Row("ada", "n", 5), Row("ada", "untold", 5)]
+    verdict = check(entries, {"ada": 15}, rows)
     assert verdict.clean
     assert verdict.not_durable == 1
 

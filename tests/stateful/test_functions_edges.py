@@ -131,6 +131,16 @@ def test_an_answer_that_rests_on_another_writers_work_is_written_anew(
     assert writes(bucket_slot, lambda: board.on_directory("rb1_point", [ANN], (ANN, 2, 1))), "somebody else's claim"
 
 
+def test_a_row_that_a_repair_takes_away_leaves_no_memory(leaderboard: Leaderboard, open_board: OpenBoard) -> None:
+    """The player begins anew: what was applied to the row that is gone may be applied again."""
+    board = RawBoard(leaderboard, open_board())
+    packed = next(effects(apply(board, 2, (ANN, 5, EVENT)).reply)).detail
+    assert board.call(2, "rb1_repair", ANN, packed, "", 1, OTHER, b"").reply == [1]
+    assert board.players(board.call(2, "rb1_find", 0).windows) == {}
+    assert codes(apply(board, 2, (ANN, 7, EVENT))) == [Code.APPLIED]
+    assert board.counters(2) == (2, 7)
+
+
 def test_several_players_of_one_slot_are_pointed_to_at_once(leaderboard: Leaderboard, open_board: OpenBoard) -> None:
     board = RawBoard(leaderboard, open_board())
     members = [Member(b"p%d" % number) for number in range(40)]

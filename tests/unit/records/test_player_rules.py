@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sharding.players
 from records.errors import InvalidRecord
-from records.players import NewPlayer, canonical_id, checked_row
+from records.players import RESERVED, NewPlayer, canonical_id, checked_row
 
 
 @given(st.uuids())
@@ -14,13 +15,18 @@ def test_a_uuid_is_kept_in_lower_case(uuid):
     assert canonical_id(str(uuid).upper()) == canonical_id(str(uuid)) == str(uuid)
 
 
-@given(st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True).filter(lambda text: len(text) != 36))
+def _is_free(text: str) -> bool:
+    """Neither a UUID, perhaps, nor a word of the API."""
+    return len(text) != 36 and text not in RESERVED
+
+
+@given(st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True).filter(_is_free))
 def test_any_other_id_is_kept_as_it_is(player_id):
     assert canonical_id(player_id) == player_id
 
 
-@pytest.mark.parametrize("player_id", ["", "a" * 65, "a b", "a\n", "é", "a/b", "a\0", "{a}"])
-def test_other_characters_make_no_id(player_id):
+@pytest.mark.parametrize("player_id", ["", "around", "lookup", "a" * 65, "a b", "a\n", "é", "a/b", "a\0", "{a}"])
+def test_other_texts_are_no_id(player_id):
     with pytest.raises(InvalidRecord) as refused:
         canonical_id(player_id)
     assert refused.value.field == "id"
@@ -52,3 +58,8 @@ def test_what_is_not_fit_is_refused_by_field(field, value):
     with pytest.raises(InvalidRecord) as refused:
         checked_row(NewPlayer(**{"username": "ann", field: value}))
     assert refused.value.field == field
+
+
+def test_the_words_of_the_api_are_the_same_everywhere():
+    """Records and ranking do not know each other, so this is kept in two places."""
+    assert RESERVED == sharding.players.RESERVED

@@ -1,0 +1,37 @@
+"""Run a fault scenario at any size: `python -m tests.faults killed_in_moves --times 1000`; exit code 1 if not clean."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import structlog
+
+from .rig import rigged
+from .scenarios import SCENARIOS
+
+
+def main() -> int:
+    """Parse, run, print the report as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("scenario", choices=sorted(SCENARIOS))
+    parser.add_argument("--times", type=int, default=10, help="how often harm is done")
+    parser.add_argument("--seconds", type=float, help="of load for each harm; not for killed_in_moves")
+    parser.add_argument("--home", type=Path, help="where servers and ledgers live; default: a temporary directory")
+    parser.add_argument("--ack-replicas", type=int, default=1, help="0: answer before a replica has the write")
+    given = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end too
+    with tempfile.TemporaryDirectory(prefix="rangeboard-faults-") as temporary:
+        with rigged(given.home or Path(temporary), ack_replicas=given.ack_replicas) as rig:
+            sizes = (given.times,) if given.seconds is None else (given.times, given.seconds)
+            report = SCENARIOS[given.scenario](rig, *sizes)
+        print(json.dumps(report.told(), indent=2))
+    return 0 if report.clean else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
