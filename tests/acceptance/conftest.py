@@ -1,12 +1,16 @@
 """One whole stack for the session, started and stopped by the command as a person would."""
 
 import json
+import signal
 from collections.abc import Iterator
 
 import pytest
 from running_stack import RunningStack, rangeboard
 
 from cli.ports import free_ports
+
+# A test run that was started in the background ignores Ctrl-C, and so would everything that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

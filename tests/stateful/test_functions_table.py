@@ -62,6 +62,8 @@ class Functions(RuleBasedStateMachine):
         #: payloads that somebody may still have in hand
         self.payloads: list[tuple[Member, Leaving]] = []
         self.windows = Windows(0, 0)
+        cuts = [part.low for part in board.shard_map.ranges[1:]]
+        self.edges = [PackedScore(cut - back) for cut in cuts for back in (0, 1)]
 
     def at(self, shard: int, member: Member) -> State:
         return self.states.get((shard, member), ABSENT)
@@ -138,7 +140,6 @@ class Functions(RuleBasedStateMachine):
         shard=shards,
         member=players,
         newer_by=st.integers(-2, 2),
-        packed=packed_scores,
         recent=st.frozensets(events, max_size=3),
         before=st.frozensets(events, max_size=3),
         shift=st.integers(-3, 2),
@@ -149,7 +150,6 @@ class Functions(RuleBasedStateMachine):
         shard: int,
         member: Member,
         newer_by: int,
-        packed: PackedScore,
         recent: frozenset[bytes],
         before: frozenset[bytes],
         shift: int,
@@ -162,6 +162,7 @@ class Functions(RuleBasedStateMachine):
         by_id = {event[:8]: event for event in (*before, *recent)}
         known = frozenset(by_id.values())
         memory = Memory(self.windows.recent + shift, recent & known, (before & known) - recent)
+        packed = data.draw(packed_scores | st.sampled_from(self.edges))
         self.arrive(shard, [(member, Leaving(epoch, packed, memory, shard))], places=True)
 
     def arrive(self, shard: int, batch: list[tuple[Member, Leaving]], places: bool) -> None:
