@@ -94,6 +94,10 @@ def test_nobody_is_at_the_top_of_an_empty_board() -> None:
     assert wrong_with_read("top", 200, entries()) == ""
 
 
+def test_a_top_may_be_a_moment_older_than_the_first_row() -> None:
+    assert wrong_with_read("top", 200, entries(), "ada") == ""
+
+
 @pytest.mark.parametrize(
     ("kind", "status", "content"),
     [
@@ -101,7 +105,7 @@ def test_nobody_is_at_the_top_of_an_empty_board() -> None:
         ("rank", 200, body(user_id="bob", rank=1)),
         ("rank", 200, body(user_id="ada", rank=0)),
         ("rank", 200, b"[]"),
-        ("top", 200, entries()),
+        ("neighbours", 200, entries()),
         ("top", 200, entries((0, "ada", False))),
         ("top", 200, entries((2, "ada", False), (1, "bob", False))),
         ("top", 200, entries((1, "ada", False), (1, "bob", False))),
