@@ -195,14 +195,17 @@ def test_the_command_tells_what_it_repaired(damage: Damage, monkeypatch: pytest.
 
 
 def test_the_task_takes_all_open_boards_and_leaves_word_where_it_stopped(damage: Damage) -> None:
-    """In a process of its own, as the worker has it."""
+    """In a process of its own, as the worker has it. A run has a share of time for each board: a few may be needed."""
     damage.play("ann", 5, 300)
     slot, key = map_key(damage.rig.shard_map.name)
     damage.command(slot, "HSET", key, "scrub", "entries:3:0")
     code = "from workers.tasks.scrub import scrub_all; scrub_all()"
     environment = {**os.environ, **damage.rig.settings.environment()}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=100)
-    assert damage.command(slot, "HGET", key, "scrub") == b"rows:0:0", "the pass is over, and the next one begins"
+    runs = 0
+    while damage.command(slot, "HGET", key, "scrub") != b"rows:0:0":  # the pass is over, and the next one begins
+        assert runs < 5, "every run goes on where the last one stopped"
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=100)
+        runs += 1
 
 
 def test_one_scrubs_at_a_time(damage: Damage) -> None:
