@@ -9,16 +9,31 @@ import secrets
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict
 from uuid import uuid4
 
-from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, Text, any_, cast, insert, literal, select, text
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Engine,
+    Text,
+    any_,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy import update as update_rows
+from sqlalchemy.dialects.postgresql import insert as insert_rows
 
 from records.engine import reading, transaction
 from records.errors import InvalidRecord
-from records.tables import users
+from records.tables import users, visibility_changes
 
 MOST_AT_ONCE = 10_000
 NAME_LENGTH = 64
@@ -37,7 +52,7 @@ _CONTROL = {"Cc", "Cs", "Zl", "Zp"}
 class NewPlayer:
     """A player to be. Without an id, one is made (a random UUID); without a display name, it is the username.
 
-    `country` is two capital letters (ISO 3166-1). Hidden players are ranked and not shown.
+    `country` is two capital letters (ISO 3166-1). Hidden players collect points, and are left out of every ranking.
     """
 
     username: str
@@ -162,6 +177,14 @@ def existing(engine: Engine, ids: Collection[str]) -> set[str]:
         return _existing(connection, ids)
 
 
+def hidden_among(engine: Engine, ids: Collection[str]) -> set[str]:
+    """Those of these ids that are a hidden player's, in one query."""
+    if not ids:
+        return set()
+    with reading(engine) as connection:
+        return set(connection.scalars(select(users.c.id).where(_id_among(ids), users.c.hidden)).all())
+
+
 def page(engine: Engine, *, after: str = "", limit: int = 50) -> list[Player]:
     """Players by username, from the first one after `after` (a username) on."""
     following = select(users).where(users.c.username > after).order_by(users.c.username).limit(limit)
@@ -170,14 +193,43 @@ def page(engine: Engine, *, after: str = "", limit: int = 50) -> list[Player]:
 
 
 def update(engine: Engine, player_id: str, changes: PlayerChanges) -> Player | None:
-    """Change a player; None if there is none of that id. Conflict and InvalidRecord name the field."""
+    """Change a player; None if there is none of that id. Conflict and InvalidRecord name the field.
+
+    That a player is hidden, or no more, is kept for a while (`visibility_changes`), until all boards have heard of it.
+    """
     _check(changes)
     if not changes:
         return get(engine, player_id)
     change = update_rows(users).where(users.c.id == player_id).values(**changes).returning(users)
     with transaction(engine) as connection:
         row = connection.execute(change).mappings().one_or_none()
+        if row is not None and "hidden" in changes:
+            noted = insert_rows(visibility_changes).values(user_id=player_id, changed_at=func.clock_timestamp())
+            now = {"changed_at": noted.excluded.changed_at}
+            connection.execute(noted.on_conflict_do_update(index_elements=["user_id"], set_=now))
     return None if row is None else Player(**row)
+
+
+def visibility_changed(engine: Engine, *, most: int) -> dict[str, bool]:
+    """Players who were hidden (True) or shown again (False) lately, the longest ago first. Who was erased is shown."""
+    changed = visibility_changes.c
+    lately = (
+        select(changed.user_id, func.coalesce(users.c.hidden, False))
+        .select_from(visibility_changes.outerjoin(users, users.c.id == changed.user_id))
+        .order_by(changed.changed_at)
+        .limit(most)
+    )
+    with reading(engine) as connection:
+        return dict(connection.execute(lately).tuples())
+
+
+def visibility_settled(engine: Engine, ids: Collection[str], *, after_s: float) -> None:
+    """Let go of changes of these players that are older than this: everybody has heard of them."""
+    changed = visibility_changes.c
+    among = changed.user_id == any_(cast(literal(list(ids), ARRAY(Text)), ARRAY(Text)))
+    old = changed.changed_at < func.now() - timedelta(seconds=after_s)
+    with transaction(engine) as connection:
+        connection.execute(delete(visibility_changes).where(among, old))
 
 
 def canonical_id(player_id: str) -> str:

@@ -37,7 +37,7 @@ VERSION = 1
 PAYLOAD_VERSION = 1
 LIBRARY_NAME = f"rangeboard_{VERSION}"
 #: In this order: what a file uses stands in one before it.
-_SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read", "lifecycle", "scrub")
+_SOURCES = ("prelude", "apply", "handoff", "aside", "directory", "head", "read", "lifecycle", "scrub")
 #: Submissions, or players, in one call: it holds a node for less than 2 ms, and stays far from the limit of `unpack`.
 SLICE = 1000
 
@@ -50,7 +50,7 @@ def library_code() -> str:
 
 
 class Code(IntEnum):
-    """What a shard did with a submission, or knows of a player. Mirrors apply.lua and read.lua."""
+    """What a shard did with a submission, or knows of a player. Mirrors apply.lua, read.lua and aside.lua."""
 
     APPLIED = 1
     DUPLICATE = 2
@@ -58,6 +58,25 @@ class Code(IntEnum):
     GONE = 4
     UNKNOWN = 5
     REFUSED = 6
+    HIDDEN = 7
+    REMOVED = 8
+
+
+class May(IntEnum):
+    """What a writer may do for a player who has no row. Mirrors apply.lua."""
+
+    NOTHING = 0
+    #: create it: the writer's own claim is in the directory, and a replica has it
+    CREATE = 1
+    #: begin anew where the player was removed: the player is still known
+    BEGIN_ANEW = 2
+    CREATE_HIDDEN = 3
+    BEGIN_ANEW_HIDDEN = 4
+
+    @property
+    def hidden(self) -> "May":
+        """The same, for a hidden player."""
+        return May(self + 2) if self in {May.CREATE, May.BEGIN_ANEW} else self
 
 
 #: The state of a shard whose period is over: it takes no submissions any more, and is about to be archived.
@@ -142,17 +161,18 @@ class Payload(NamedTuple):
     packed: int
     epoch: int
     target: int
+    is_hidden: bool = False
 
 
 def read_payload(payload: bytes) -> Payload:
     """The part of a payload that routing needs (lua/handoff.lua packs it). ShardUnavailable if its form is unknown."""
     try:
-        version, packed, epoch, target, *_ = msgpack.unpackb(payload, raw=True)
+        version, packed, epoch, target, _window, _recent, _before, *hidden = msgpack.unpackb(payload, raw=True)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise ShardUnavailable("the player is on a move that cannot be read") from error
     if version != PAYLOAD_VERSION:
         raise ShardUnavailable(f"the player is on a move of version {version}, which this process does not know")
-    return Payload(int(packed), epoch, target)
+    return Payload(int(packed), epoch, target, bool(hidden))
 
 
 def read_tombstone(entry: bytes) -> tuple[int, int]:
@@ -242,7 +262,7 @@ def map_version(reply: list[Any]) -> int:
 
 
 def pairs(reply: list[Any]) -> Iterator[tuple[int, bytes]]:
-    """The answers of rb1_depart and rb1_find, code and detail per player."""
+    """The answers of rb1_depart, rb1_find, rb1_remove and rb1_hide: code and detail per player."""
     return zip(*[iter(reply[1:])] * 2, strict=True)
 
 

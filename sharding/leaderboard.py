@@ -6,7 +6,7 @@ finds their current map, and leaves the work to the modules named for it.
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
@@ -15,7 +15,8 @@ from runtime import failpoints
 from runtime.deadlines import Deadline
 from runtime.gathering import Gathering, TooLate
 from runtime.settings import Settings
-from sharding.boards import Board, BoardPeriod
+from sharding.aside import Aside, Removal
+from sharding.boards import BoardPeriod
 from sharding.cluster.client import Call, ClusterClient
 from sharding.coalescer import Coalescer
 from sharding.cursors import Cursors
@@ -35,7 +36,7 @@ from sharding.shard_map import ShardMap
 from sharding.submissions import RankMode, Result, Submission
 from sharding.tops import LENGTH as TOP_LENGTH
 from sharding.tops import Tops
-from sharding.writer import Writer, Written
+from sharding.writer import HiddenPlayers, KnownPlayers, Writer, Written, nobody
 
 __all__ = [
     "TOP_LENGTH",
@@ -43,6 +44,7 @@ __all__ = [
     "Page",
     "RankMode",
     "RankStyle",
+    "Removal",
     "Result",
     "Row",
     "ShardView",
@@ -98,7 +100,11 @@ class Leaderboard:
     """All boards of one cluster."""
 
     def __init__(
-        self, settings: Settings, client: ClusterClient, known_players: Callable[..., Collection[PlayerId]]
+        self,
+        settings: Settings,
+        client: ClusterClient,
+        known_players: KnownPlayers,
+        hidden_players: HiddenPlayers = nobody,
     ) -> None:
         self.client = client
         self.functions = Functions(
@@ -120,8 +126,10 @@ class Leaderboard:
             self.directory,
             self.mover,
             known_players,
+            hidden_players,
             outbox_limit=settings.outbox_limit,
         )
+        self._aside = Aside(self.functions, self.directory, self.mover, outbox_limit=settings.outbox_limit)
         self._coalescers: dict[BoardPeriod, Coalescer] = {}
         self._askings: dict[BoardPeriod, Gathering[PlayerId, Standing | LeaderboardError]] = {}
         self._counts: dict[BoardPeriod, _Counts] = {}
@@ -131,11 +139,11 @@ class Leaderboard:
 
     @classmethod
     def connect(
-        cls, settings: Settings, *, known_players: Callable[[Board, Sequence[PlayerId]], Collection[PlayerId]]
+        cls, settings: Settings, *, known_players: KnownPlayers, hidden_players: HiddenPlayers = nobody
     ) -> Self:
         """`known_players`: which of these players exist; asked once for players that a board does not know yet.
 
-        Where the board's registration is open, it makes them exist.
+        Where the board's registration is open, it makes them exist. `hidden_players`: which of them are hidden.
         """
         failpoints.arm(settings.failpoints)
         client = ClusterClient(
@@ -144,7 +152,7 @@ class Leaderboard:
             connections=settings.node_connections,
             library=library_code,
         )
-        return cls(settings, client, known_players)
+        return cls(settings, client, known_players, hidden_players)
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
@@ -174,6 +182,17 @@ class Leaderboard:
     def settle(self, shard_map: ShardMap, submissions: Sequence[Submission], deadline: Deadline) -> list[Result]:
         """Take back what was applied twice, by submissions that also a frozen shard and a full outbox take."""
         return [one.result for one in self._writer.write(shard_map, submissions, deadline, settles=True)]
+
+    # -- off the board
+
+    def remove(self, name: BoardPeriod, removal: Submission, deadline: Deadline) -> Removal:
+        """Take a player off a board, at once; the same removal again changes nothing. NotOnBoard if there is no row."""
+        return self._aside.remove(self.maps.current(name, deadline), removal, deadline)
+
+    def hide(self, name: BoardPeriod, wanted: Mapping[PlayerId, bool], deadline: Deadline) -> None:
+        """Keep players out of every read of a board, or show them again; raises what keeps one of them from it."""
+        for error in self._aside.hide(self.maps.current(name, deadline), wanted, deadline).values():
+            raise error
 
     def _coalescer(self, name: BoardPeriod) -> Coalescer:
         coalescer = self._coalescers.get(name)

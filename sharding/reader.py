@@ -252,8 +252,11 @@ class Reader:
 
     # -- where players are
 
-    def find(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline) -> Found:
-        """The player's row; a move it is in the middle of is finished first. NotOnBoard if there is none."""
+    def find(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline, *, hidden: bool = False) -> Found:
+        """The player's row; a move it is in the middle of is finished first. NotOnBoard if there is none.
+
+        `hidden`: also if it is a hidden player's.
+        """
         member = member_of(player)
         entry = self._directory.locate(shard_map, [member], deadline).of(member)
         looked_up = False
@@ -265,8 +268,10 @@ class Reader:
             if answer.error is not None:
                 raise answer.error
             code, detail = next(pairs(answer.reply))
-            if code == LIVE:
+            if code == LIVE or (code == Code.HIDDEN and hidden):
                 return Found(entry.shard, PackedScore(int(detail)))
+            if code == Code.HIDDEN:
+                break
             if code == Code.LEAVING:
                 moved = self._mover.complete(shard_map, {member: leaving(entry.shard, detail)}, deadline)
                 if member not in moved:
@@ -284,7 +289,9 @@ class Reader:
             raise ShardUnavailable("the player is on the move; try again")
         raise NotOnBoard(f"{player} has no score on {shard_map.name}", field="user_id")
 
-    def find_many(self, shard_map: ShardMap, players: Sequence[PlayerId], deadline: Deadline) -> dict[PlayerId, Found]:
+    def find_many(
+        self, shard_map: ShardMap, players: Sequence[PlayerId], deadline: Deadline, *, hidden: bool = False
+    ) -> dict[PlayerId, Found]:
         """The rows of those players who have one, at one call a shard; who is in motion is looked for singly."""
         members = {member_of(player): player for player in players}
         located = self._directory.locate(shard_map, members, deadline)
@@ -301,11 +308,11 @@ class Reader:
             if answer.error is not None:
                 raise answer.error
             for member, (code, detail) in zip(group, pairs(answer.reply), strict=True):
-                if code == LIVE:
+                if code == LIVE or (code == Code.HIDDEN and hidden):
                     found[members[member]] = Found(shard, PackedScore(int(detail)))
-                else:
+                elif code != Code.HIDDEN:
                     with suppress(NotOnBoard):
-                        found[members[member]] = self.find(shard_map, members[member], deadline)
+                        found[members[member]] = self.find(shard_map, members[member], deadline, hidden=hidden)
         return found
 
     # -- ranks of players
@@ -652,8 +659,9 @@ class Reader:
         for group, answer in zip(groups.values(), answers, strict=True):
             if answer.error is None:
                 for member, place in zip(group, answer.reply[1::2], strict=True):
-                    if place < 0:
-                        afloat.append(Placed(PackedScore(leaving_then[member].about.packed), member))
+                    about = leaving_then[member].about
+                    if place < 0 and not about.is_hidden:
+                        afloat.append(Placed(PackedScore(about.packed), member))
             elif not partial:
                 raise _unread(answer.error)
         view = _View(shard_map, plan, shapes, as_of_ms, tuple(missing), beside, sorted(afloat))

@@ -13,6 +13,9 @@ from sharding.players import PlayerId
 
 EVENT_ID_BYTES = 8
 SUBMISSION = "submission"
+REMOVAL = "removal"
+#: Begins the match ids of what this system does by itself. Match ids of the API may not have this character.
+OWN_MARK = "\N{LEFTWARDS ARROW WITH HOOK}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,11 @@ class Submission:
         kind = () if self.kind == SUBMISSION else (self.kind,)
         packed: bytes = msgpack.packb((self.match_id, self.played_at_ms, self.request_id, *kind))
         return packed
+
+
+def removal_of(player: PlayerId, removal_id: str, request_id: str = "") -> Submission:
+    """A removal from a board, as the event it is: the same (player, removal id) removes once."""
+    return Submission(player, 0, f"{OWN_MARK}{REMOVAL}:{removal_id}", request_id=request_id, kind=REMOVAL)
 
 
 class Note(NamedTuple):

@@ -9,18 +9,17 @@ shard recognises; and should that come too late as well, the audit notices that 
 No client can send such a match id: it holds a character that match ids of the API may not have.
 
 On a board that keeps the best there is nothing to take back: the same value once more changes nothing. Where the last
-one counts, the value that was reported again is what the player said last, and `verify` tells where that differs.
+one counts, the value that was reported again is what the player said last, and `verify` tells where that differs. It
+also tells of a player who was removed from the board between a match and its late report: what that brought back.
 """
 
 from collections.abc import Iterable
 
 from records.audit import AuditRow
 from sharding.players import PlayerId
-from sharding.submissions import Submission
+from sharding.submissions import OWN_MARK, REMOVAL, Submission
 
 KIND = "compensation"
-#: Begins the match ids of what this system does by itself.
-OWN_MARK = "\N{LEFTWARDS ARROW WITH HOOK}"
 
 
 def compensations(surplus: Iterable[AuditRow]) -> list[Submission]:
@@ -34,5 +33,5 @@ def compensations(surplus: Iterable[AuditRow]) -> list[Submission]:
             kind=KIND,
         )
         for row in surplus
-        if row.operator == "add" and row.value
+        if row.operator == "add" and row.value and row.kind != REMOVAL
     ]

@@ -23,10 +23,11 @@ local function are_events(events)
   return type(events) == 'string' and #events % EVENT == 0
 end
 
---[[ A payload is {version, packed, epoch, target, recent window, recent, recent before}; nil for any other form. ]]
+--[[ A payload is {version, packed, epoch, target, recent window, recent, recent before}, and 1 at the end for a hidden
+  player; nil for any other form. ]]
 local function unpack_payload(payload)
   local fine, content = pcall(cmsgpack.unpack, payload)
-  if not fine or type(content) ~= 'table' or content[1] ~= PAYLOAD or #content ~= 7 then
+  if not fine or type(content) ~= 'table' or content[1] ~= PAYLOAD or #content < 7 or #content > 8 then
     return nil
   end
   for field = 2, 5 do
@@ -38,7 +39,7 @@ local function unpack_payload(payload)
     return nil
   end
   return { packed = content[2], epoch = content[3], target = content[4], window = content[5], recent = content[6],
-    before = content[7] }
+    before = content[7], hidden = content[8] == 1 }
 end
 
 --[[ rb1_depart: LIVE(e) and a stray -> LEAVING(e+1, payload); the row leaves the ranking, frozen.
@@ -61,13 +62,13 @@ local function rb1_depart(keys, args)
   local reply, left = { head.version }, 0
   for at = MOVE_HEAD + 1, #args, 3 do
     local member, expected, target = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
-    local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
+    local packed, key = row_of(keys, member)
     local code, detail = NOT_HERE, ''
     if not packed then
       local payload = redis.call('HGET', keys[LEAVING], member)
       if payload then
         code, detail = DEPARTED, payload
-      else
+      elseif not key then
         detail = tombstone(keys, member) or ''
       end
     else
@@ -81,13 +82,14 @@ local function rb1_depart(keys, args)
       else
         code = DEPARTED
         detail = cmsgpack.pack({ PAYLOAD, packed, epoch + 1, target, tonumber(args[1]),
-          redis.call('HGET', keys[RECENT], member) or '', redis.call('HGET', keys[RECENT_BEFORE], member) or '' })
+          redis.call('HGET', keys[RECENT], member) or '', redis.call('HGET', keys[RECENT_BEFORE], member) or '',
+          key == ASIDE and 1 or nil })
         redis.call('HSET', keys[LEAVING], member, detail)
-        redis.call('ZREM', keys[ROWS], member)
+        redis.call('ZREM', keys[key], member)
         redis.call('HDEL', keys[EPOCHS], member)
         redis.call('HDEL', keys[RECENT], member)
         redis.call('HDEL', keys[RECENT_BEFORE], member)
-        left = left + points_of(head, packed)
+        left = left + (key == ROWS and points_of(head, packed) or 0)
         redis.call('HINCRBY', keys[HEAD], 'moves', 1)
       end
     end
@@ -145,9 +147,9 @@ local function rb1_arrive(keys, args)
     -- Beside a payload of another version it cannot be told which of the two is newer.
     if payload and payload.target == head.shard and (departed or not leaving) then
       local here = 0
-      local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
+      local packed, key = row_of(keys, member)
       local gone = tombstone(keys, member)
-      if packed then
+      if key then
         here = epoch_of_row(keys, member)
       end
       if departed then
@@ -158,9 +160,13 @@ local function rb1_arrive(keys, args)
       end
       code, epoch = ALREADY, here
       if payload.epoch > here then
-        came = came + points_of(head, payload.packed) - (packed and points_of(head, packed) or 0)
-        code, epoch, packed = ARRIVED, payload.epoch, payload.packed
-        redis.call('ZADD', keys[ROWS], text(packed), member)
+        came = came - (key == ROWS and points_of(head, packed) or 0)
+        if key then
+          redis.call('ZREM', keys[key], member)
+        end
+        code, epoch, packed, key = ARRIVED, payload.epoch, payload.packed, payload.hidden and ASIDE or ROWS
+        came = came + (key == ROWS and points_of(head, packed) or 0)
+        redis.call('ZADD', keys[key], text(packed), member)
         redis.call('HSET', keys[EPOCHS], member, text(epoch))
         redis.call('HDEL', keys[LEAVING], member)
         redis.call('HINCRBY', keys[HEAD], 'moves', 1)
@@ -168,7 +174,7 @@ local function rb1_arrive(keys, args)
       end
       if packed then
         stray = is_stray(head, member, packed) and 1 or 0
-        if args[3] == '1' then
+        if args[3] == '1' and key == ROWS then
           place = redis.call('ZRANK', keys[ROWS], member)
         end
       end
@@ -233,12 +239,14 @@ local function rb1_strays(keys, args)
         leaving[i], payload.epoch, text(payload.packed), leaving[i + 1]
     end
   end
-  for _, side in ipairs({ { '-inf', '(' .. text(head.low) }, { text(head.high), '+inf' } }) do
-    local rows = redis.call('ZRANGE', keys[ROWS], side[1], side[2], 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
-    for i = 1, #rows, 2 do
-      local slot = #reply
-      reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
-        rows[i], epoch_of_row(keys, rows[i]), text(tonumber(rows[i + 1])), ''
+  for _, side in ipairs({ { '-inf', '(' .. text(head.low) }, { text(head.high), '(+inf' } }) do
+    for _, key in ipairs({ ROWS, ASIDE }) do
+      local rows = redis.call('ZRANGE', keys[key], side[1], side[2], 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
+      for i = 1, #rows, 2 do
+        local slot = #reply
+        reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
+          rows[i], epoch_of_row(keys, rows[i]), text(tonumber(rows[i + 1])), ''
+      end
     end
   end
   return reply

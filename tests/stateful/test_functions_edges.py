@@ -7,8 +7,8 @@ import pytest
 
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
-from sharding.functions import Arrive, Code, arrivals, effects, pairs
-from sharding.handoff.states import MOST_RECENT, Leaving, Memory
+from sharding.functions import Arrive, Code, May, arrivals, effects, pairs
+from sharding.handoff.states import MOST_RECENT, Leaving, Memory, Removed
 from sharding.leaderboard import Leaderboard
 from sharding.players import Member
 from sharding.scores import PackedScore
@@ -132,12 +132,13 @@ def test_an_answer_that_rests_on_another_writers_work_is_written_anew(
 
 
 def test_a_row_that_a_repair_takes_away_leaves_no_memory(leaderboard: Leaderboard, open_board: OpenBoard) -> None:
-    """The player begins anew: what was applied to the row that is gone may be applied again."""
+    """Its place is marked, and the player begins anew: what was applied to it may be applied again."""
     board = RawBoard(leaderboard, open_board())
     packed = next(effects(apply(board, 2, (ANN, 5, EVENT)).reply)).detail
     assert board.call(2, "rb1_repair", ANN, packed, "", 1, OTHER, b"").reply == [1]
-    assert board.players(board.call(2, "rb1_find", 0).windows) == {}
-    assert codes(apply(board, 2, (ANN, 7, EVENT))) == [Code.APPLIED]
+    windows = board.call(2, "rb1_find", 0).windows
+    assert board.players(windows) == {(2, ANN): Removed(1, Memory(windows.recent))}
+    assert codes(board.call(2, "rb1_apply", NO_LIMIT, 0, ANN, 7, EVENT, int(May.BEGIN_ANEW), b"")) == [Code.APPLIED]
     assert board.counters(2) == (2, 7)
 
 
