@@ -19,7 +19,7 @@ from sharding.handoff.mover import Leaving, Mover, leaving
 from sharding.players import Member, PlayerId, member_of, player_of
 from sharding.scores import points_of
 from sharding.shard_map import ShardMap
-from sharding.submissions import Submission
+from sharding.submissions import Submission, pack_notes
 
 _MOST_HOPS = 10
 _ENDS = {Code.APPLIED, Code.DUPLICATE, Code.REMOVED}
@@ -54,8 +54,8 @@ class Aside:
     def remove(self, shard_map: ShardMap, removal: Submission, deadline: Deadline) -> Removal:
         """Take a player off the board, by an event that the audit keeps. NotOnBoard if there is no row."""
         member = member_of(removal.player)
-        args = {member: (member, removal.event(), removal.note())}
-        told = self._visit(shard_map, "rb1_remove", self._outbox_limit, args, deadline)[member]
+        options = (self._outbox_limit, pack_notes([removal.note()]))
+        told = self._visit(shard_map, "rb1_remove", options, {member: (member, removal.event())}, deadline)[member]
         if isinstance(told, LeaderboardError):
             raise told
         if told.code == Code.REMOVED:
@@ -71,7 +71,7 @@ class Aside:
         Players without a row are passed over: whether they are hidden is asked when their row begins.
         """
         args = {member_of(player): (member_of(player), int(hidden)) for player, hidden in wanted.items()}
-        told = self._visit(shard_map, "rb1_hide", 0, args, deadline)
+        told = self._visit(shard_map, "rb1_hide", (0,), args, deadline)
         return {
             player_of(member): one
             for member, one in told.items()
@@ -82,7 +82,7 @@ class Aside:
         self,
         shard_map: ShardMap,
         function: str,
-        option: int,
+        options: Sequence[Any],
         args: Mapping[Member, Sequence[Any]],
         deadline: Deadline,
     ) -> dict[Member, _Told | LeaderboardError]:
@@ -98,7 +98,7 @@ class Aside:
                 break
             lost: list[Member] = []
             movers: dict[Member, Leaving] = {}
-            for shard, members, answer in self._call(shard_map, function, option, entries, waiting, args, deadline):
+            for shard, members, answer in self._call(shard_map, function, options, entries, waiting, args, deadline):
                 if answer.error is not None:
                     told.update(dict.fromkeys(members, answer.error))
                     continue
@@ -123,7 +123,7 @@ class Aside:
         self,
         shard_map: ShardMap,
         function: str,
-        option: int,
+        options: Sequence[Any],
         entries: Mapping[Member, Entry],
         waiting: Iterable[Member],
         args: Mapping[Member, Sequence[Any]],
@@ -139,7 +139,7 @@ class Aside:
             for start in range(0, len(members), SLICE)
         ]
         calls = [
-            ShardCall(shard_map.keys(shard), function, (option, *(arg for member in members for arg in args[member])))
+            ShardCall(shard_map.keys(shard), function, (*options, *(arg for member in members for arg in args[member])))
             for shard, members in slices
         ]
         answers = self._functions.on_shards(calls, shard_map.retry_window_ms, deadline, fence=True)

@@ -28,7 +28,20 @@ from sharding.errors import (
     ShardUnavailable,
     UnknownPlayer,
 )
-from sharding.functions import SLICE, Code, Effect, Functions, May, ShardCall, effects, map_version, read_tombstone
+from sharding.functions import (
+    SLICE,
+    ApplyMode,
+    Asked,
+    Code,
+    Effect,
+    Functions,
+    May,
+    ShardCall,
+    apply_call,
+    effects,
+    map_version,
+    read_tombstone,
+)
 from sharding.handoff.mover import Leaving, Mover, leaving
 from sharding.maps import Maps
 from sharding.periods import following
@@ -71,8 +84,7 @@ class _Work:
     members: list[Member]
     written: list[Written | None]
     deadline: Deadline
-    tell_places: bool
-    settles: bool = False
+    mode: ApplyMode
     entries: dict[Member, Entry] = field(default_factory=dict)
     #: what this write may do for players who have no row
     may: dict[Member, May] = field(default_factory=dict)
@@ -136,16 +148,15 @@ class Writer:
         submissions: Sequence[Submission],
         deadline: Deadline,
         *,
-        tell_places: bool = False,
-        settles: bool = False,
+        mode: ApplyMode = ApplyMode.PLAIN,
     ) -> list[Written]:
         """What became of the submissions, in their order.
 
-        `settles`: they take back what was applied twice. Neither a closed period nor a full outbox refuses that: it is
-        the drain which does it, before it trims the outbox.
+        With SETTLE they take back what was applied twice. Neither a closed period nor a full outbox refuses that: it
+        is the drain which does it, before it trims the outbox.
         """
         members = [member_of(submission.player) for submission in submissions]
-        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, tell_places, settles)
+        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, mode)
         work.take(self._directory.locate(shard_map, members, deadline))
         self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
         for _ in range(_MOST_HOPS):
@@ -185,16 +196,20 @@ class Writer:
             self._move_home(work, strays)
 
     def _call(self, work: _Work, shard: int, indexes: Iterable[int]) -> ShardCall:
-        limit = _NO_LIMIT if work.settles else self._outbox_limit
-        args: list[object] = [limit, 2 if work.settles else 1 if work.tell_places else 0]
+        asked = []
         for index in indexes:
             submission, member = work.submissions[index], work.members[index]
             may = work.may.get(member, May.NOTHING)
             # Under a later epoch the player has moved: an absent row is lost or on its way, and not to be created.
             if may in {May.CREATE, May.CREATE_HIDDEN} and work.entries[member].epoch != FIRST_EPOCH:
                 may = May.NOTHING
-            args += (member, submission.value, submission.event(), int(may), submission.note())
-        return ShardCall(work.shard_map.keys(shard), "rb1_apply", tuple(args))
+            asked.append(Asked(member, submission.value, submission.event(), submission.note(), may))
+        return apply_call(
+            work.shard_map.keys(shard),
+            asked,
+            outbox_limit=_NO_LIMIT if work.mode is ApplyMode.SETTLE else self._outbox_limit,
+            mode=work.mode,
+        )
 
     def _take_in(
         self,
@@ -218,7 +233,7 @@ class Writer:
             if effect.code in {Code.APPLIED, Code.DUPLICATE}:
                 work.written[index] = self._done(work, index, shard, effect, answer)
                 if effect.is_stray:
-                    strays[member] = (work.entries[member], PackedScore(int(effect.detail)))
+                    strays[member] = (work.entries[member], PackedScore(effect.detail))
             elif effect.code == Code.REFUSED:
                 work.written[index] = Written(failure(_refusal(effect.detail)))
             elif effect.code == Code.LEAVING:
@@ -242,14 +257,15 @@ class Writer:
         status = Status.APPLIED if applied else Status.DUPLICATE
         if not effect.detail:  # the match was counted, and the player removed since
             return Written(Result(status, durable=answer.confirmed))
-        packed = PackedScore(int(effect.detail))
+        packed = PackedScore(effect.detail)
         points = points_of(packed, work.shard_map.board.order)
         return Written(Result(status, points, durable=answer.confirmed), shard, effect.place, packed)
 
     def _move_home(self, work: _Work, strays: dict[Member, tuple[Entry, PackedScore]]) -> None:
         """Move the rows that these submissions took out of range. They count already: a failure is the sweeper's."""
+        tells = work.mode is ApplyMode.TELL_PLACES
         for _ in range(_MOST_HOPS):
-            moved = self._mover.move(work.shard_map, strays, work.deadline, tell_places=work.tell_places)
+            moved = self._mover.move(work.shard_map, strays, work.deadline, tell_places=tells)
             for index, member in enumerate(work.members):
                 written = work.written[index]
                 if member in moved and written is not None and written.shard >= 0:

@@ -6,7 +6,7 @@
   from one set to the other. Of a removed player the mark stays, with epoch and recent events: the directory goes on to be
   true, a match from before the removal is still known when it is reported again, and the next one begins at nothing. ]]
 
-local ASIDE_HEAD = 3
+local ASIDE_HEAD, REMOVE_HEAD = 3, 4
 
 --[[ Leaves of a row its mark. ]]
 local function set_aside(keys, key, member)
@@ -26,7 +26,8 @@ end
 
 --[[ rb1_remove: take players off the board, each by an event of its own, which the audit keeps.
   KEYS  the shard's
-  ARGV  recent window, gone window, outbox limit, then per player: member, event, note for the audit
+  ARGV  recent window, gone window, outbox limit, msgpack of a note per player for the audit, then per player: member,
+        event
   Reply version of the map, then per player code and detail:
         applied    packed score the player had
         duplicate  ''             this very removal was made before, whatever has come since
@@ -37,10 +38,10 @@ local function rb1_remove(keys, args)
   if problem then
     return problem
   end
-  if (#args - ASIDE_HEAD) % 3 ~= 0 or not tonumber(args[3]) then
-    return redis.error_reply('RBFORM three arguments a player: member, event, note')
+  if #args < REMOVE_HEAD or (#args - REMOVE_HEAD) % 2 ~= 0 or not tonumber(args[3]) then
+    return redis.error_reply('RBFORM two arguments a player: member, event')
   end
-  for at = ASIDE_HEAD + 2, #args, 3 do
+  for at = REMOVE_HEAD + 2, #args, 2 do
     if #args[at] ~= EVENT then
       return redis.error_reply('RBFORM an event has ' .. EVENT .. ' bytes')
     end
@@ -51,30 +52,34 @@ local function rb1_remove(keys, args)
   if redis.call('XLEN', keys[OUTBOX]) >= tonumber(args[3]) then
     return redis.error_reply('RBBACKLOG the outbox is full')
   end
-  local reply, removed, lost = { head.version }, {}, 0
-  for at = ASIDE_HEAD + 1, #args, 3 do
+  local reply, asked, results, lost = { head.version }, {}, outbox_results(head), 0
+  local wrote = false
+  for at = REMOVE_HEAD + 1, #args, 2 do
     local member, event = args[at], args[at + 1]
     local packed, key = row_of(keys, member)
     local code, detail = IS_REMOVED, ''
     local recent = redis.call('HGET', keys[RECENT], member) or ''
+    local points, left = 0, false
     if not key then
       code, detail = elsewhere(keys, member)
     elseif find_event(recent, event) or find_event(redis.call('HGET', keys[RECENT_BEFORE], member) or '', event) then
       code = DUPLICATE
     elseif packed then
       code, detail = APPLIED, text(packed)
-      local points = points_of(head, packed)
+      points, left, wrote = points_of(head, packed), 0, true
       set_aside(keys, key, member)
       redis.call('HSET', keys[RECENT], member, recent .. event)
-      removed[#removed + 1] = { member, string.sub(event, 1, EVENT_ID), -points, 0, args[at + 2] }
       lost = lost + (key == ROWS and points or 0)
     end
+    local slot = #asked
+    asked[slot + 1], asked[slot + 2], asked[slot + 3] = member, -points, event
+    results[#results + 1] = left
     reply[#reply + 1] = code
     reply[#reply + 1] = detail
   end
-  if #removed > 0 then
+  if wrote then
     expire_window(keys[RECENT], tonumber(args[1]), head.recent_ms)
-    redis.call('XADD', keys[OUTBOX], '*', 'e', cmsgpack.pack({ 1, head.now, head.operator, removed }))
+    write_down(keys, cmsgpack.pack(asked), args[4], results)
     redis.call('HINCRBY', keys[HEAD], 'points', text(-lost))
   else
     touch(keys, head)
