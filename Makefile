@@ -7,7 +7,7 @@ PACKAGES := api sharding workers records runtime cli k8s loadtest
 DATA_DIR ?= .rangeboard
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down demo test test-quick bench load faults explore check format settings lock clean-data
+.PHONY: help install up down demo test test-quick bench load faults reads explore check format settings lock clean-data
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36mmake %-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ load: install ## the load test on the running stack; its verdict here, its repor
 
 faults: install ## kill, pause and cut off real processes: make faults ARGS="primary_killed --times 20"
 	$(BIN)/python -m tests.faults $(ARGS)
+
+reads: install ## 2,000 random writes and reads over HTTP, each held against a sorted list
+	READS_STEPS=250 READS_RUNS=8 $(BIN)/pytest -s -q tests/stateful/test_http_reads.py -k sorted_list $(ARGS)
 
 explore: install ## walk every interleaving of the handoff, in its large form (about a minute)
 	$(BIN)/python -m tests.unit.sharding.handoff.explorer large

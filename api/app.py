@@ -44,8 +44,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The application, with these settings or those of the environment."""
     settings = settings or load()
     engine = connect(settings.postgres_dsn, statement_timeout_ms=settings.request_deadline_ms, pool_timeout_s=1)
-    newcomers = Newcomers(partial(_existing, engine))
-    leaderboard = Leaderboard.connect(settings, known_players=newcomers.admitted)
+    newcomers = Newcomers(partial(_existing, engine), partial(players.hidden_among, engine))
+    leaderboard = Leaderboard.connect(settings, known_players=newcomers.admitted, hidden_players=newcomers.hidden)
     rules = BoardRules(partial(boards.get, engine))
     names = Names(partial(players.profiles, engine))
     late = timedelta(minutes=settings.late_minutes)
@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         *scores.endpoints(),
         *BatchAnswers(leaderboard, scores.admit).endpoints(),
         *RankingAnswers(leaderboard, rules, names).endpoints(),
-        *UserAnswers(engine).endpoints(),
+        *UserAnswers(engine, leaderboard, names).endpoints(),
         *StatsAnswers(leaderboard, rules).endpoints(),
         *BoardAnswers(engine).endpoints(),
         *HealthAnswers(leaderboard, rules, partial(boards.get, engine, _DEFAULT_BOARD)).endpoints(),

@@ -33,7 +33,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_rows
 
 from records.engine import reading, transaction
 from records.errors import InvalidRecord
-from records.tables import users, visibility_changes
+from records.tables import erasures, users, visibility_changes
 
 MOST_AT_ONCE = 10_000
 NAME_LENGTH = 64
@@ -104,6 +104,30 @@ _CREATE = text(
     ON CONFLICT DO NOTHING
     RETURNING id, username
     """
+)
+
+
+# Periods that are not at rest wait. The event id is made of the match id, so it would lead back to whoever knows that.
+_FORGET = (
+    text(
+        """
+        UPDATE games SET user_id = :pseudonym, match_id = '', request_id = NULL,
+                         event_id = ('x' || substr(md5(gen_random_uuid()::text), 1, 16))::bit(64)::bigint
+        WHERE user_id = :id AND (board, period) NOT IN
+              (SELECT * FROM unnest(CAST(:boards AS text[]), CAST(:periods AS text[])))
+        """
+    ),
+    text(
+        """
+        UPDATE leaderboard_snapshots SET user_id = :pseudonym
+        WHERE user_id = :id AND (board, period) NOT IN
+              (SELECT * FROM unnest(CAST(:boards AS text[]), CAST(:periods AS text[])))
+        """
+    ),
+)
+_NAMED = (
+    text("SELECT EXISTS (SELECT FROM games WHERE user_id = :id)"),
+    text("SELECT EXISTS (SELECT FROM leaderboard_snapshots WHERE user_id = :id)"),
 )
 
 
@@ -208,6 +232,51 @@ def update(engine: Engine, player_id: str, changes: PlayerChanges) -> Player | N
             now = {"changed_at": noted.excluded.changed_at}
             connection.execute(noted.on_conflict_do_update(index_elements=["user_id"], set_=now))
     return None if row is None else Player(**row)
+
+
+def erase(engine: Engine, player_id: str) -> bool:
+    """Erase the person; False if there is no player of that id, and none who is being erased.
+
+    Who is to be forgotten stays written down (`erasures`) until nothing else names them.
+    """
+    pseudonym = f"erased-{secrets.token_hex(12)}"
+    with transaction(engine) as connection:
+        erased = connection.execute(delete(users).where(users.c.id == player_id)).rowcount
+        if erased:
+            row = insert_rows(erasures).values(user_id=player_id, pseudonym=pseudonym)
+            connection.execute(row.on_conflict_do_nothing())
+            connection.execute(delete(visibility_changes).where(visibility_changes.c.user_id == player_id))
+            return True
+        asked = select(erasures.c.user_id).where(erasures.c.user_id == player_id)
+        return connection.execute(asked).one_or_none() is not None
+
+
+def erasures_pending(engine: Engine, *, most: int) -> list[str]:
+    """Who is being erased, the longest ago first."""
+    oldest = select(erasures.c.user_id).order_by(erasures.c.asked_at).limit(most)
+    with reading(engine) as connection:
+        return list(connection.scalars(oldest))
+
+
+def forget(engine: Engine, player_id: str, *, keep: Collection[tuple[str, str]]) -> bool:
+    """Give the records of an erased player to their pseudonym; whether nothing names the player any more.
+
+    Games keep value, time and place; who, in which match and by which request is gone. `keep`: boards and periods that
+    are not at rest, whose records have to wait.
+    """
+    among = erasures.c.user_id == player_id
+    waiting = {"boards": [board for board, _ in keep], "periods": [period for _, period in keep]}
+    with transaction(engine) as connection:
+        pseudonym = connection.execute(select(erasures.c.pseudonym).where(among).with_for_update()).scalar_one_or_none()
+        if pseudonym is None:
+            return True
+        given = {"id": player_id, "pseudonym": pseudonym, **waiting}
+        for statement in _FORGET:
+            connection.execute(statement, given)
+        left = any(connection.execute(statement, {"id": player_id}).scalar_one() for statement in _NAMED)
+        if not left:
+            connection.execute(delete(erasures).where(among))
+        return not left
 
 
 def visibility_changed(engine: Engine, *, most: int) -> dict[str, bool]:

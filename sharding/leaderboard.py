@@ -6,7 +6,7 @@ finds their current map, and leaves the work to the modules named for it.
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
@@ -21,7 +21,7 @@ from sharding.cluster.client import Call, ClusterClient
 from sharding.coalescer import Coalescer
 from sharding.cursors import Cursors
 from sharding.directory import Directory
-from sharding.errors import LeaderboardError, ShardUnavailable
+from sharding.errors import LeaderboardError, NotOnBoard, PeriodClosed, ShardUnavailable, UnknownBoard
 from sharding.functions import ApplyMode, Functions, library_code
 from sharding.handoff.mover import Mover
 from sharding.lifecycle import Lifecycle
@@ -188,12 +188,46 @@ class Leaderboard:
 
     def remove(self, name: BoardPeriod, removal: Submission, deadline: Deadline) -> Removal:
         """Take a player off a board, at once; the same removal again changes nothing. NotOnBoard if there is no row."""
-        return self._aside.remove(self.maps.current(name, deadline), removal, deadline)
+        removed = self._aside.remove(self.maps.current(name, deadline), removal, deadline)
+        self._tops.forget(name)
+        return removed
 
     def hide(self, name: BoardPeriod, wanted: Mapping[PlayerId, bool], deadline: Deadline) -> None:
         """Keep players out of every read of a board, or show them again; raises what keeps one of them from it."""
-        for error in self._aside.hide(self.maps.current(name, deadline), wanted, deadline).values():
+        failed = self._aside.hide(self.maps.current(name, deadline), wanted, deadline)
+        self._tops.forget(name)
+        for error in failed.values():
             raise error
+
+    def remove_everywhere(
+        self, names: Iterable[BoardPeriod], removal: Submission, deadline: Deadline
+    ) -> tuple[list[BoardPeriod], list[BoardPeriod]]:
+        """Take a player off all of these boards that are open; those it was on, and those that are closed already."""
+        removed, closed = [], []
+        for name in names:
+            try:
+                self.remove(name, removal, deadline)
+                removed.append(name)
+            except (UnknownBoard, NotOnBoard):
+                continue
+            except PeriodClosed:
+                closed.append(name)
+        return removed, closed
+
+    def hide_everywhere(
+        self, names: Iterable[BoardPeriod], wanted: Mapping[PlayerId, bool], deadline: Deadline
+    ) -> None:
+        """Hide players on all of these boards that are open, or show them. One that cannot does not keep the others."""
+        failed: LeaderboardError | None = None
+        for name in names:
+            try:
+                self.hide(name, wanted, deadline)
+            except (UnknownBoard, PeriodClosed):
+                continue
+            except LeaderboardError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def _coalescer(self, name: BoardPeriod) -> Coalescer:
         coalescer = self._coalescers.get(name)
