@@ -48,7 +48,7 @@ faults: install ## kill, pause and cut off real processes: make faults ARGS="pri
 	$(BIN)/python -m tests.faults $(ARGS)
 
 reads: install ## 2,000 random writes and reads over HTTP, each held against a sorted list
-	READS_STEPS=250 READS_RUNS=8 $(BIN)/pytest -s -q tests/stateful/test_http_reads.py -k sorted_list $(ARGS)
+	READS_STEPS=40 READS_RUNS=60 $(BIN)/pytest -s -q --timeout 1800 tests/stateful/test_http_reads.py -k sorted_list $(ARGS)
 
 explore: install ## walk every interleaving of the handoff, in its large form (about a minute)
 	$(BIN)/python -m tests.unit.sharding.handoff.explorer large

@@ -283,13 +283,13 @@ def visibility_changed(engine: Engine, *, most: int) -> dict[str, bool]:
     """Players who were hidden (True) or shown again (False) lately, the longest ago first. Who was erased is shown."""
     changed = visibility_changes.c
     lately = (
-        select(changed.user_id, func.coalesce(users.c.hidden, False))
+        select(changed.user_id, func.coalesce(users.c.hidden, False).label("hidden"))
         .select_from(visibility_changes.outerjoin(users, users.c.id == changed.user_id))
         .order_by(changed.changed_at)
         .limit(most)
     )
     with reading(engine) as connection:
-        return dict(connection.execute(lately).tuples())
+        return {row.user_id: row.hidden for row in connection.execute(lately)}
 
 
 def visibility_settled(engine: Engine, ids: Collection[str], *, after_s: float) -> None:
