@@ -313,10 +313,19 @@ class Leaderboard:
         return self._cursors.write(name, page.placed[-1])
 
     def between(
-        self, name: BoardPeriod, lowest: int | None, highest: int | None, offset: int, limit: int, deadline: Deadline
+        self,
+        name: BoardPeriod,
+        lowest: int | None,
+        highest: int | None,
+        offset: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        partial: bool = False,
     ) -> Page:
         """The players with lowest <= points <= highest, from the `offset`-th of them on, with their ranks."""
-        return self.reader.between(self.maps.current(name, deadline), lowest, highest, offset, limit, deadline)
+        shard_map = self.maps.current(name, deadline)
+        return self.reader.between(shard_map, lowest, highest, offset, limit, deadline, partial=partial)
 
     def around_score(
         self, name: BoardPeriod, points: int, limit: int, deadline: Deadline, *, partial: bool = False
@@ -362,14 +371,19 @@ class Leaderboard:
         shard_map = self.maps.current(name, deadline)
         return self.reader.surrounding(shard_map, player, each_side, deadline, partial=partial)
 
-    def restyled(self, name: BoardPeriod, rows: Sequence[Row], style: RankStyle, deadline: Deadline) -> list[int]:
-        """The ranks of rows (in rank order) in another style. OutOfBounds where that would cost too much."""
+    def restyled(
+        self, name: BoardPeriod, rows: Sequence[Row], style: RankStyle, deadline: Deadline, *, partial: bool = False
+    ) -> list[int]:
+        """The ranks of rows (in rank order) in another style. OutOfBounds where that would cost too much.
+
+        `partial`: the rows were told to be of a part, so that these ranks may be too.
+        """
         if style is RankStyle.ORDINAL:
             return [row.rank for row in rows]
         shard_map = self.maps.current(name, deadline)
         if style is RankStyle.COMPETITION:
-            return self.reader.competition_ranks(shard_map, rows, deadline)
-        return self.reader.dense_ranks(shard_map, rows, deadline)
+            return self.reader.competition_ranks(shard_map, rows, deadline, partial=partial)
+        return self.reader.dense_ranks(shard_map, rows, deadline, partial=partial)
 
     def stats(self, name: BoardPeriod, deadline: Deadline) -> Stats:
         """The board at a glance."""

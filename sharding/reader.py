@@ -530,31 +530,45 @@ class Reader:
         return self.page(view.shard_map, offset, limit, deadline, partial=partial)
 
     def between(
-        self, shard_map: ShardMap, lowest: int | None, highest: int | None, offset: int, limit: int, deadline: Deadline
+        self,
+        shard_map: ShardMap,
+        lowest: int | None,
+        highest: int | None,
+        offset: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        partial: bool = False,
     ) -> Page:
         """The players with lowest <= points <= highest (None: no bound), from the `offset`-th of them on."""
         order = shard_map.board.order
         best, worst = (highest, lowest) if order is Order.DESC else (lowest, highest)
         first = START if best is None else Placed(best_of_points(best, order), Member(b""))
         behind = Placed(HIGHEST if worst is None else _behind_points(worst, order), Member(b""))
-        view = self._view(shard_map, deadline, _counts([first, behind]))
+        view = self._view(shard_map, deadline, _counts([first, behind]), partial=partial)
         start, stop = view.counted([first, behind])
         matching = max(0, stop - start)
-        page = self.page(view.shard_map, start + offset, max(0, min(limit, matching - offset)), deadline)
-        return replace(page, matching=matching, settled=page.settled and view.settled)
+        length = max(0, min(limit, matching - offset))
+        page = self.page(view.shard_map, start + offset, length, deadline, partial=partial)
+        missing = tuple(sorted({*page.missing, *view.missing}))
+        return replace(page, matching=matching, settled=page.settled and view.settled, missing=missing)
 
     # -- ranks in other styles
 
-    def competition_ranks(self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline) -> list[int]:
+    def competition_ranks(
+        self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline, *, partial: bool = False
+    ) -> list[int]:
         """1224: one more than the number of players with better points, for each of these rows."""
         points = list(dict.fromkeys(row.points for row in rows))
         order = shard_map.board.order
         places = [Placed(best_of_points(value, order), Member(b"")) for value in points]
-        view = self._view(shard_map, deadline, _counts(places))
+        view = self._view(shard_map, deadline, _counts(places), partial=partial)
         ahead = dict(zip(points, view.counted(places), strict=True))
         return [1 + ahead[row.points] for row in rows]
 
-    def dense_ranks(self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline) -> list[int]:
+    def dense_ranks(
+        self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline, *, partial: bool = False
+    ) -> list[int]:
         """1223: one more than the number of better points that anybody has.
 
         Told as far as the first MOST_DENSE players reach; OutOfBounds for a row behind those, since beyond them every
@@ -564,7 +578,7 @@ class Reader:
             return []
         if rows[-1].rank > MOST_DENSE:
             raise OutOfBounds(f"dense ranks are told for the first {MOST_DENSE} players", field="rank_style")
-        top = self.page(shard_map, 0, MOST_DENSE, deadline)
+        top = self.page(shard_map, 0, MOST_DENSE, deadline, partial=partial)
         dense = {points: rank for rank, points in enumerate(dict.fromkeys(row.points for row in top.rows), start=1)}
         try:
             return [dense[row.points] for row in rows]
