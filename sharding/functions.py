@@ -40,6 +40,8 @@ LIBRARY_NAME = f"rangeboard_{VERSION}"
 _SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read", "lifecycle", "scrub")
 #: Submissions, or players, in one call: it holds a node for less than 2 ms, and stays far from the limit of `unpack`.
 SLICE = 1000
+#: Players in one call of a step of the handoff: that too holds a node for less than 2 ms.
+MOVE_SLICE = 250
 
 
 @cache

@@ -1,11 +1,16 @@
 --[[ The four steps that move players between shards (handoff/states.py holds the table they keep). Each is idempotent,
   may be repeated by anybody, and takes many players at once; each answers what it found, so that whoever calls can go
   on. The actor waits for a replica after each of the first three. The head counts each player's step in `moves`, by which a
-  reader sees that nobody moved between two looks (reader.py). ]]
+  reader sees that nobody moved between two looks (reader.py).
+
+  A range that moves moves tens of thousands of players a second, and a command costs more than what it does for one
+  player. So each step first reads what it needs of all players, one command a key; then takes them in turn, in the order
+  they were given, changing nothing but what it knows of them; then writes, again one command a key. ]]
 
 local DEPARTED, AT_HOME, NOT_HERE, OTHER_EPOCH, MISDIRECTED = 1, 2, 3, 4, 5
 local ARRIVED, ALREADY = 1, 2
 local MOVE_HEAD = 3
+local MOST_MOVED = 2000 -- players in one call; unpack() takes less than 8,000 values
 
 local function epoch_of_row(keys, member)
   return tonumber(redis.call('HGET', keys[EPOCHS], member) or 1)
@@ -41,6 +46,71 @@ local function unpack_payload(payload)
     before = content[7] }
 end
 
+--[[ Whether the arguments behind the head of a step come in groups of so many, and are not too many. ]]
+local function are_groups(args, size)
+  local count = (#args - MOVE_HEAD) / size
+  return count == math.floor(count) and count >= 0 and count <= MOST_MOVED
+end
+
+--[[ Each distinct member of such arguments, in the order of their first appearance, and a table for what is known of it. ]]
+local function named_players(args, size)
+  local members, states = {}, {}
+  for at = MOVE_HEAD + 1, #args, size do
+    local member = args[at]
+    if not states[member] then
+      members[#members + 1] = member
+      states[member] = {}
+    end
+  end
+  return members, states
+end
+
+--[[ Put what a hash has of members into their states, under a name; nil for what it does not have. ]]
+local function read_hash(key, members, states, name)
+  if #members == 0 then
+    return
+  end
+  local values = redis.call('HMGET', key, unpack(members))
+  for i, member in ipairs(members) do
+    states[member][name] = values[i] or states[member][name]
+  end
+end
+
+--[[ Put rows into the states of members: packed score and epoch. The members that have one, and those that have none. ]]
+local function read_rows(keys, members, states)
+  local here, absent = {}, {}
+  if #members > 0 then
+    local packed = redis.call('ZMSCORE', keys[ROWS], unpack(members))
+    for i, member in ipairs(members) do
+      if packed[i] then
+        states[member].packed = tonumber(packed[i])
+        here[#here + 1] = member
+      else
+        absent[#absent + 1] = member
+      end
+    end
+    read_hash(keys[EPOCHS], here, states, 'stored_epoch')
+    for _, member in ipairs(here) do
+      states[member].epoch = tonumber(states[member].stored_epoch or 1)
+    end
+  end
+  return here, absent
+end
+
+--[[ A command with a key and a list, unless that is empty. ]]
+local function write(command, key, list)
+  if #list > 0 then
+    redis.call(command, key, unpack(list))
+  end
+end
+
+local function count_moves(keys, how_many, points)
+  if how_many > 0 then
+    redis.call('HINCRBY', keys[HEAD], 'moves', how_many)
+    redis.call('HINCRBY', keys[HEAD], 'points', text(points))
+  end
+end
+
 --[[ rb1_depart: LIVE(e) and a stray -> LEAVING(e+1, payload); the row leaves the ranking, frozen.
   KEYS  the source shard's
   ARGV  recent window, gone window, 0, then per player: member, the epoch it is expected under, target shard
@@ -55,72 +125,111 @@ local function rb1_depart(keys, args)
   if problem then
     return problem
   end
-  if (#args - MOVE_HEAD) % 3 ~= 0 or not are_numbers(args, MOVE_HEAD + 2, 3) or not are_numbers(args, MOVE_HEAD + 3, 3) then
+  if not are_groups(args, 3) or not are_numbers(args, MOVE_HEAD + 2, 3) or not are_numbers(args, MOVE_HEAD + 3, 3) then
     return redis.error_reply('RBFORM three arguments a player: member, epoch, target')
   end
-  local reply, left = { head.version }, 0
+  local members, states = named_players(args, 3)
+  local here, absent = read_rows(keys, members, states)
+  read_hash(keys[RECENT], here, states, 'recent')
+  read_hash(keys[RECENT_BEFORE], here, states, 'before')
+  read_hash(keys[LEAVING], absent, states, 'payload')
+  read_hash(keys[GONE_BEFORE], absent, states, 'gone')
+  read_hash(keys[GONE], absent, states, 'gone')
+
+  local window, reply, slot, points = tonumber(args[1]), { head.version }, 1, 0
+  local departed, payloads, had_epoch, had_recent, had_before = {}, {}, {}, {}, {}
   for at = MOVE_HEAD + 1, #args, 3 do
-    local member, expected, target = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
-    local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
-    local code, detail = NOT_HERE, ''
-    if not packed then
-      local payload = redis.call('HGET', keys[LEAVING], member)
-      if payload then
-        code, detail = DEPARTED, payload
-      else
-        detail = tombstone(keys, member) or ''
-      end
-    else
-      local epoch = epoch_of_row(keys, member)
-      if epoch ~= expected then
-        code, detail = OTHER_EPOCH, text(epoch)
-      elseif not is_stray(head, member, packed) then
+    local member, target = args[at], tonumber(args[at + 2])
+    local state = states[member]
+    local code, detail = NOT_HERE, state.gone or ''
+    if state.payload then
+      code, detail = DEPARTED, state.payload
+    elseif state.packed then
+      if state.epoch ~= tonumber(args[at + 1]) then
+        code, detail = OTHER_EPOCH, text(state.epoch)
+      elseif not is_stray(head, member, state.packed) then
         code = AT_HOME
       elseif target == head.shard then
         code = MISDIRECTED
       else
         code = DEPARTED
-        detail = cmsgpack.pack({ PAYLOAD, packed, epoch + 1, target, tonumber(args[1]),
-          redis.call('HGET', keys[RECENT], member) or '', redis.call('HGET', keys[RECENT_BEFORE], member) or '' })
-        redis.call('HSET', keys[LEAVING], member, detail)
-        redis.call('ZREM', keys[ROWS], member)
-        redis.call('HDEL', keys[EPOCHS], member)
-        redis.call('HDEL', keys[RECENT], member)
-        redis.call('HDEL', keys[RECENT_BEFORE], member)
-        left = left + points_of(head, packed)
-        redis.call('HINCRBY', keys[HEAD], 'moves', 1)
+        detail = cmsgpack.pack({ PAYLOAD, state.packed, state.epoch + 1, target, window, state.recent or '',
+          state.before or '' })
+        state.payload = detail
+        departed[#departed + 1] = member
+        payloads[#payloads + 1] = member
+        payloads[#payloads + 1] = detail
+        had_epoch[#had_epoch + 1] = state.stored_epoch and member
+        had_recent[#had_recent + 1] = state.recent and member
+        had_before[#had_before + 1] = state.before and member
+        points = points + points_of(head, state.packed)
       end
     end
-    reply[#reply + 1] = code
-    reply[#reply + 1] = detail
+    reply[slot + 1], reply[slot + 2] = code, detail
+    slot = slot + 2
   end
-  redis.call('HINCRBY', keys[HEAD], 'points', text(-left))
+
+  write('HSET', keys[LEAVING], payloads)
+  write('ZREM', keys[ROWS], departed)
+  write('HDEL', keys[EPOCHS], had_epoch)
+  write('HDEL', keys[RECENT], had_recent)
+  write('HDEL', keys[RECENT_BEFORE], had_before)
+  count_moves(keys, #departed, -points)
   touch(keys, head)
   return reply
 end
 
-local function keep_recent(key, window, window_ms, member, events)
-  if events ~= '' then
-    redis.call('HSET', key, member, events)
+--[[ The events of a payload as those of a window and of the one before it. A payload of a later window is of a shard
+  whose clock is ahead, at the edge of a window: its events are kept as new ones, or a retry would count again. ]]
+local function events_at(window, payload)
+  if payload.window > window then
+    return payload.before .. payload.recent, ''
+  elseif payload.window == window then
+    return payload.recent, payload.before
+  elseif payload.window == window - 1 then
+    return '', payload.recent
+  end
+  return '', ''
+end
+
+--[[ Keep the events of members, and drop those of rows that were replaced by members without any. ]]
+local function keep_events(key, window, window_ms, members, states, name)
+  local kept, dropped = {}, {}
+  for _, member in ipairs(members) do
+    local events = states[member][name]
+    if events ~= '' then
+      kept[#kept + 1] = member
+      kept[#kept + 1] = events
+    else
+      dropped[#dropped + 1] = member
+    end
+  end
+  write('HDEL', key, dropped)
+  write('HSET', key, kept)
+  if #kept > 0 then
     expire_window(key, window, window_ms)
-  else
-    redis.call('HDEL', key, member) -- those of a row that is replaced
   end
 end
 
---[[ The events of a payload, as this shard remembers them. A payload of a later window is of a shard whose clock is
-  ahead, at the edge of a window: its events are kept as new ones, or a retry would count again. ]]
-local function keep_events(keys, head, member, window, payload)
-  local recent, before = '', ''
-  if payload.window > window then
-    recent = payload.before .. payload.recent
-  elseif payload.window == window then
-    recent, before = payload.recent, payload.before
-  elseif payload.window == window - 1 then
-    before = payload.recent
+--[[ What a shard knows of players who may arrive: row, epoch of whatever is here (0: nothing), and whether the payload
+  that it has of them cannot be read: it cannot be told then which of the two is newer. ]]
+local function read_arrivals(keys, members, states)
+  read_rows(keys, members, states)
+  read_hash(keys[LEAVING], members, states, 'leaving')
+  read_hash(keys[GONE_BEFORE], members, states, 'gone')
+  read_hash(keys[GONE], members, states, 'gone')
+  for _, member in ipairs(members) do
+    local state = states[member]
+    state.here = state.epoch or 0
+    if state.leaving then
+      local departed = unpack_payload(state.leaving)
+      state.unreadable = not departed
+      state.here = math.max(state.here, departed and departed.epoch or 0)
+    end
+    if state.gone then
+      state.here = math.max(state.here, (gone_entry(state.gone)))
+    end
   end
-  keep_recent(keys[RECENT], window, head.recent_ms, member, recent)
-  keep_recent(keys[RECENT_BEFORE], window - 1, head.recent_ms, member, before)
 end
 
 --[[ rb1_arrive: no entry, or one of a lower epoch -> LIVE(e+1); otherwise it was there already and nothing changes.
@@ -133,51 +242,65 @@ local function rb1_arrive(keys, args)
   if problem then
     return problem
   end
-  if (#args - MOVE_HEAD) % 2 ~= 0 then
+  if not are_groups(args, 2) then
     return redis.error_reply('RBFORM two arguments a player')
   end
-  local window, reply, came = tonumber(args[1]), { head.version }, 0
+  local members, states = named_players(args, 2)
+  read_arrivals(keys, members, states)
+
+  local window, reply, slot, points, moves = tonumber(args[1]), { head.version }, 1, 0, 0
   for at = MOVE_HEAD + 1, #args, 2 do
     local member, payload = args[at], unpack_payload(args[at + 1])
-    local code, epoch, place, stray = MISDIRECTED, 0, -1, 0
-    local leaving = redis.call('HGET', keys[LEAVING], member)
-    local departed = leaving and unpack_payload(leaving)
-    -- Beside a payload of another version it cannot be told which of the two is newer.
-    if payload and payload.target == head.shard and (departed or not leaving) then
-      local here = 0
-      local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
-      local gone = tombstone(keys, member)
-      if packed then
-        here = epoch_of_row(keys, member)
+    local state = states[member]
+    local code, epoch, stray = MISDIRECTED, 0, 0
+    if payload and payload.target == head.shard and not state.unreadable then
+      if payload.epoch > state.here then
+        points = points + points_of(head, payload.packed) - (state.packed and points_of(head, state.packed) or 0)
+        moves = moves + 1
+        state.here, state.packed, state.came = payload.epoch, payload.packed, true
+        state.recent, state.before = events_at(window, payload)
+        code = ARRIVED
+      else
+        code = ALREADY
       end
-      if departed then
-        here = math.max(here, departed.epoch)
-      end
-      if gone then
-        here = math.max(here, (gone_entry(gone)))
-      end
-      code, epoch = ALREADY, here
-      if payload.epoch > here then
-        came = came + points_of(head, payload.packed) - (packed and points_of(head, packed) or 0)
-        code, epoch, packed = ARRIVED, payload.epoch, payload.packed
-        redis.call('ZADD', keys[ROWS], text(packed), member)
-        redis.call('HSET', keys[EPOCHS], member, text(epoch))
-        redis.call('HDEL', keys[LEAVING], member)
-        redis.call('HINCRBY', keys[HEAD], 'moves', 1)
-        keep_events(keys, head, member, window, payload)
-      end
-      if packed then
-        stray = is_stray(head, member, packed) and 1 or 0
-        if args[3] == '1' then
-          place = redis.call('ZRANK', keys[ROWS], member)
-        end
+      epoch = state.here
+      if state.packed and is_stray(head, member, state.packed) then
+        stray = 1
       end
     end
-    local slot = #reply
-    reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] = code, epoch, place, stray
+    reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] = code, epoch, -1, stray
+    slot = slot + 4
   end
-  redis.call('HINCRBY', keys[HEAD], 'points', text(came))
+
+  local came, rows, epochs, left = {}, {}, {}, {}
+  for _, member in ipairs(members) do
+    local state = states[member]
+    if state.came then
+      came[#came + 1] = member
+      rows[#rows + 1] = state.packed + 0 -- as a number: commands get 17 digits of it
+      rows[#rows + 1] = member
+      epochs[#epochs + 1] = member
+      epochs[#epochs + 1] = text(state.here)
+      left[#left + 1] = state.leaving and member
+    end
+  end
+  write('ZADD', keys[ROWS], rows)
+  write('HSET', keys[EPOCHS], epochs)
+  write('HDEL', keys[LEAVING], left)
+  keep_events(keys[RECENT], window, head.recent_ms, came, states, 'recent')
+  keep_events(keys[RECENT_BEFORE], window - 1, head.recent_ms, came, states, 'before')
+  count_moves(keys, moves, points)
   touch(keys, head)
+
+  if args[3] == '1' then
+    slot = 1
+    for at = MOVE_HEAD + 1, #args, 2 do
+      if reply[slot + 1] ~= MISDIRECTED and states[args[at]].packed then
+        reply[slot + 3] = redis.call('ZRANK', keys[ROWS], args[at])
+      end
+      slot = slot + 4
+    end
+  end
   return reply
 end
 
@@ -190,25 +313,29 @@ local function rb1_finish(keys, args)
   if problem then
     return problem
   end
-  if (#args - MOVE_HEAD) % 2 ~= 0 or not are_numbers(args, MOVE_HEAD + 2, 2) then
+  if not are_groups(args, 2) or not are_numbers(args, MOVE_HEAD + 2, 2) then
     return redis.error_reply('RBFORM two arguments a player: member, epoch')
   end
-  local reply, wrote = { head.version }, false
+  local members, states = named_players(args, 2)
+  read_hash(keys[LEAVING], members, states, 'leaving')
+  local reply, finished, tombstones = { head.version }, {}, {}
   for at = MOVE_HEAD + 1, #args, 2 do
-    local member, epoch = args[at], tonumber(args[at + 1])
-    local leaving = redis.call('HGET', keys[LEAVING], member)
-    local payload = leaving and unpack_payload(leaving)
-    local gone = payload and payload.epoch == epoch
+    local member, state = args[at], states[args[at]]
+    local payload = state.leaving and unpack_payload(state.leaving)
+    local gone = payload and payload.epoch == tonumber(args[at + 1])
     if gone then
-      redis.call('HDEL', keys[LEAVING], member)
-      redis.call('HSET', keys[GONE], member, text(epoch) .. ':' .. text(payload.target))
-      wrote = true
-      redis.call('HINCRBY', keys[HEAD], 'moves', 1)
+      state.leaving = nil
+      finished[#finished + 1] = member
+      tombstones[#tombstones + 1] = member
+      tombstones[#tombstones + 1] = text(payload.epoch) .. ':' .. text(payload.target)
     end
     reply[#reply + 1] = gone and 1 or 0
   end
-  if wrote then
+  write('HDEL', keys[LEAVING], finished)
+  write('HSET', keys[GONE], tombstones)
+  if #finished > 0 then
     expire_window(keys[GONE], tonumber(args[2]), GONE_MS)
+    count_moves(keys, #finished, 0)
   end
   return reply
 end
