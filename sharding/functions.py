@@ -37,7 +37,7 @@ VERSION = 1
 PAYLOAD_VERSION = 1
 LIBRARY_NAME = f"rangeboard_{VERSION}"
 #: In this order: what a file uses stands in one before it.
-_SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read", "lifecycle", "scrub")
+_SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read", "strays", "lifecycle", "scrub")
 #: Submissions, or players, in one call: it holds a node for less than 2 ms, and stays far from the limit of `unpack`.
 SLICE = 1000
 #: Players in one call of a step of the handoff: that too holds a node for less than 2 ms.
@@ -254,9 +254,14 @@ def arrivals(reply: list[Any]) -> Iterator[Arrival]:
 
 
 def strays(reply: list[Any]) -> Iterator[Stray]:
-    """The players listed by rb1_strays."""
-    for member, epoch, packed, payload in zip(*[iter(reply[1:])] * 4, strict=True):
+    """The players listed by rb1_strays and rb1_comb."""
+    for member, epoch, packed, payload in zip(*[iter(reply[2:])] * 4, strict=True):
         yield Stray(Member(member), epoch, int(packed), payload)
+
+
+def is_to_be_combed(reply: list[Any]) -> bool:
+    """Whether rb1_strays or rb1_comb says that a shard may have more strays, by their hash, than it could list."""
+    return bool(reply[1])
 
 
 # -- errors

@@ -20,7 +20,7 @@ from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer
 from sharding.directory import Directory, Entry
 from sharding.functions import (
-    SLICE,
+    MOVE_SLICE,
     Arrive,
     Depart,
     Functions,
@@ -223,9 +223,9 @@ class Mover:
     ) -> Iterable[tuple[int, Sequence[Member], Answer]]:
         """One step for all players: shard, its players and its answer, for the shards that took it."""
         slices = [
-            (shard, members[start : start + SLICE])
+            (shard, members[start : start + MOVE_SLICE])
             for shard, members in groups.items()
-            for start in range(0, len(members), SLICE)
+            for start in range(0, len(members), MOVE_SLICE)
         ]
         calls = [
             ShardCall(shard_map.keys(shard), function, (option, *(arg for member in members for arg in args[member])))

@@ -11,6 +11,7 @@ local DEPARTED, AT_HOME, NOT_HERE, OTHER_EPOCH, MISDIRECTED = 1, 2, 3, 4, 5
 local ARRIVED, ALREADY = 1, 2
 local MOVE_HEAD = 3
 local MOST_MOVED = 2000 -- players in one call; unpack() takes less than 8,000 values
+local COMB_BEGUN = '0:-inf:'
 
 local function epoch_of_row(keys, member)
   return tonumber(redis.call('HGET', keys[EPOCHS], member) or 1)
@@ -21,7 +22,7 @@ local function tombstone(keys, member)
 end
 
 local function is_whole(number)
-  return type(number) == 'number' and number == math.floor(number) and math.abs(number) < MOST_EXACT
+  return type(number) == 'number' and number % 1 == 0 and number < MOST_EXACT and number > -MOST_EXACT
 end
 
 local function are_events(events)
@@ -34,12 +35,8 @@ local function unpack_payload(payload)
   if not fine or type(content) ~= 'table' or content[1] ~= PAYLOAD or #content ~= 7 then
     return nil
   end
-  for field = 2, 5 do
-    if not is_whole(content[field]) then
-      return nil
-    end
-  end
-  if not are_events(content[6]) or not are_events(content[7]) then
+  if not (is_whole(content[2]) and is_whole(content[3]) and is_whole(content[4]) and is_whole(content[5])
+    and are_events(content[6]) and are_events(content[7])) then
     return nil
   end
   return { packed = content[2], epoch = content[3], target = content[4], window = content[5], recent = content[6],
@@ -108,6 +105,18 @@ local function count_moves(keys, how_many, points)
   if how_many > 0 then
     redis.call('HINCRBY', keys[HEAD], 'moves', how_many)
     redis.call('HINCRBY', keys[HEAD], 'points', text(points))
+  end
+end
+
+--[[ Rows of another part of the range may be anywhere in the shard: have it combed for them (strays.lua). A comb that is
+  under way comes round once more. ]]
+local function comb_again(keys)
+  local comb = redis.call('HGET', keys[HEAD], 'comb')
+  if comb then
+    local found, rest = string.match(comb, '^(%d+)(:.*)$')
+    redis.call('HSET', keys[HEAD], 'comb', text(found + 1) .. rest)
+  else
+    redis.call('HSET', keys[HEAD], 'comb', COMB_BEGUN)
   end
 end
 
@@ -248,7 +257,7 @@ local function rb1_arrive(keys, args)
   local members, states = named_players(args, 2)
   read_arrivals(keys, members, states)
 
-  local window, reply, slot, points, moves = tonumber(args[1]), { head.version }, 1, 0, 0
+  local window, reply, slot, points, moves, of_other_part = tonumber(args[1]), { head.version }, 1, 0, 0, false
   for at = MOVE_HEAD + 1, #args, 2 do
     local member, payload = args[at], unpack_payload(args[at + 1])
     local state = states[member]
@@ -259,6 +268,7 @@ local function rb1_arrive(keys, args)
         moves = moves + 1
         state.here, state.packed, state.came = payload.epoch, payload.packed, true
         state.recent, state.before = events_at(window, payload)
+        of_other_part = of_other_part or not is_of_part(head, member)
         code = ARRIVED
       else
         code = ALREADY
@@ -290,6 +300,9 @@ local function rb1_arrive(keys, args)
   keep_events(keys[RECENT], window, head.recent_ms, came, states, 'recent')
   keep_events(keys[RECENT_BEFORE], window - 1, head.recent_ms, came, states, 'before')
   count_moves(keys, moves, points)
+  if of_other_part then
+    comb_again(keys)
+  end
   touch(keys, head)
 
   if args[3] == '1' then
@@ -340,38 +353,6 @@ local function rb1_finish(keys, args)
   return reply
 end
 
---[[ rb1_strays: who has to leave this shard, and who is on the way out.
-  KEYS  the shard's
-  ARGV  recent window, gone window, the most to list of each kind
-  Reply version of the map, then per player: member, epoch, packed score, payload ('' for a row that has not departed)
-  Strays of a range split by player hash are not found here: they lie anywhere in the rows. ]]
-local function rb1_strays(keys, args)
-  local head, problem = look(keys, args)
-  if problem then
-    return problem
-  end
-  local most, reply = args[3], { head.version }
-  local leaving = redis.call('HRANDFIELD', keys[LEAVING], most, 'WITHVALUES')
-  for i = 1, #leaving, 2 do
-    local payload = unpack_payload(leaving[i + 1])
-    if payload then -- one of another version waits for a process that knows it, and nobody waits for that one
-      local slot = #reply
-      reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
-        leaving[i], payload.epoch, text(payload.packed), leaving[i + 1]
-    end
-  end
-  for _, side in ipairs({ { '-inf', '(' .. text(head.low) }, { text(head.high), '+inf' } }) do
-    local rows = redis.call('ZRANGE', keys[ROWS], side[1], side[2], 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
-    for i = 1, #rows, 2 do
-      local slot = #reply
-      reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
-        rows[i], epoch_of_row(keys, rows[i]), text(tonumber(rows[i + 1])), ''
-    end
-  end
-  return reply
-end
-
 redis.register_function('rb1_depart', rb1_depart)
 redis.register_function('rb1_arrive', rb1_arrive)
 redis.register_function('rb1_finish', rb1_finish)
-redis.register_function({ function_name = 'rb1_strays', callback = rb1_strays, flags = { 'no-writes' } })

@@ -75,11 +75,12 @@ local function part_of(member, parts)
   return math.floor(tonumber(string.sub(redis.sha1hex(member), 1, 4), 16)) % parts
 end
 
+local function is_of_part(head, member)
+  return head.parts == 1 or part_of(member, head.parts) == head.part
+end
+
 local function is_stray(head, member, packed)
-  if packed < head.low or packed >= head.high then
-    return true
-  end
-  return head.parts > 1 and part_of(member, head.parts) ~= head.part
+  return packed < head.low or packed >= head.high or not is_of_part(head, member)
 end
 
 --[[ Where an event stands in a string of events: its position, or nil. Matches lie on multiples of EVENT. ]]

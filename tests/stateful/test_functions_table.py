@@ -238,7 +238,7 @@ class Functions(RuleBasedStateMachine):
     def strays(self, shard: int) -> None:
         said = self.accepted(self.board.call(shard, "rb1_strays", 100))
         listed = {}
-        for member, epoch, packed, payload in zip(*[iter(said.reply[1:])] * 4, strict=True):
+        for member, epoch, packed, payload in zip(*[iter(said.reply[2:])] * 4, strict=True):
             listed[member] = (epoch, int(packed), read_leaving(payload) if payload else None)
         expected = {}
         for member in PLAYERS:

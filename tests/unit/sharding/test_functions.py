@@ -111,8 +111,8 @@ def test_replies_are_cut_into_one_answer_each() -> None:
     assert map_version(reply) == 7
     assert list(pairs([7, 1, b"payload", 3, b""])) == [(1, b"payload"), (3, b"")]
     assert list(arrivals([7, 1, 2, 0, 0, 5, 0, -1, 0])) == [Arrival(1, 2, 0, 0), Arrival(5, 0, -1, 0)]
-    assert list(strays([7, b"ann", 2, b"-4503599627370496", b""])) == [Stray(b"ann", 2, LOWEST, b"")]
-    assert list(effects([0, 1])) == list(pairs([1])) == list(arrivals([1])) == list(strays([1])) == []
+    assert list(strays([7, 0, b"ann", 2, b"-4503599627370496", b""])) == [Stray(b"ann", 2, LOWEST, b"")]
+    assert list(effects([0, 1])) == list(pairs([1])) == list(arrivals([1])) == list(strays([1, 0])) == []
 
 
 @pytest.mark.parametrize("read", [effects, pairs, arrivals, strays])
