@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.connection import Connection
 from redis.exceptions import (
@@ -289,7 +290,7 @@ class ClusterClient:
         try:
             node.connect(connection, exchange.deadline)
             connected = True
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command([b"".join(map(pack_command, commands))])
         except _LOST as error:
             if connected:
                 exchange.uncertain.update(indexes)

@@ -10,8 +10,7 @@ Every step takes many players: one call per step and shard.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -38,8 +37,7 @@ from sharding.shard_map import ShardMap
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Leaving:
+class Leaving(NamedTuple):
     """A player on the way out of `source`."""
 
     source: int
@@ -47,8 +45,7 @@ class Leaving:
     about: Payload
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(NamedTuple):
     """Where a player is after a move; `place` in that shard (-1 if not asked for or not known)."""
 
     entry: Entry
@@ -126,7 +123,7 @@ class Mover:
             moved, left = self._arrived_before(shard_map, movers, deadline)
         moved.update(self._arrive(shard_map, left, deadline, tell_places))
         failpoints.reach("handoff.arrived")
-        entries = {member: Entry(movers[member].about.target, movers[member].about.epoch) for member in moved}
+        entries = {member: to.entry for member, to in moved.items()}
         pointed = self._directory.point(shard_map, entries, deadline)
         failpoints.reach("handoff.pointed")
         self._finish(shard_map, {member: movers[member] for member in moved if member in pointed.entries}, deadline)

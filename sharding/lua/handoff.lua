@@ -1,17 +1,18 @@
 --[[ The four steps that move players between shards (handoff/states.py holds the table they keep). Each is idempotent,
-  may be repeated by anybody, and takes many players at once; each answers what it found, so that whoever calls can go
-  on. The actor waits for a replica after each of the first three. The head counts each player's step in `moves`, by which a
-  reader sees that nobody moved between two looks (reader.py).
+  may be repeated by anybody, and takes many players at once, each of them once; each answers what it found, so that
+  whoever calls can go on. The actor waits for a replica after each of the first three. The head counts each player's step
+  in `moves`, by which a reader sees that nobody moved between two looks (reader.py).
 
-  A range that moves moves tens of thousands of players a second, and a command costs more than what it does for one
-  player. So each step first reads what it needs of all players, one command a key; then takes them in turn, in the order
-  they were given, changing nothing but what it knows of them; then writes, again one command a key. ]]
+  A range that moves takes tens of thousands of players a second with it, and a command costs more than what it does for
+  one player. So each step reads what it needs of all players, one command a key (the replies lie in the order of the
+  players); then decides for each of them; then writes, again one command a key. ]]
 
 local DEPARTED, AT_HOME, NOT_HERE, OTHER_EPOCH, MISDIRECTED = 1, 2, 3, 4, 5
 local ARRIVED, ALREADY = 1, 2
 local MOVE_HEAD = 3
 local MOST_MOVED = 2000 -- players in one call; unpack() takes less than 8,000 values
 local COMB_BEGUN = '0:-inf:'
+local NONE = {}
 
 local function epoch_of_row(keys, member)
   return tonumber(redis.call('HGET', keys[EPOCHS], member) or 1)
@@ -21,77 +22,46 @@ local function tombstone(keys, member)
   return redis.call('HGET', keys[GONE], member) or redis.call('HGET', keys[GONE_BEFORE], member)
 end
 
-local function is_whole(number)
-  return type(number) == 'number' and number % 1 == 0 and number < MOST_EXACT and number > -MOST_EXACT
+local function is_whole(number, limit)
+  return type(number) == 'number' and number % 1 == 0 and number > -limit and number < limit
 end
 
 local function are_events(events)
   return type(events) == 'string' and #events % EVENT == 0
 end
 
---[[ A payload is {version, packed, epoch, target, recent window, recent, recent before}; nil for any other form. ]]
+--[[ A payload is {version, packed, epoch, target, recent window, recent, recent before}: the last six of them, or nothing
+  for any other form. ]]
 local function unpack_payload(payload)
   local fine, content = pcall(cmsgpack.unpack, payload)
-  if not fine or type(content) ~= 'table' or content[1] ~= PAYLOAD or #content ~= 7 then
-    return nil
+  if fine and type(content) == 'table' and #content == 7 and content[1] == PAYLOAD
+    and is_whole(content[2], MOST_EXACT) and is_whole(content[3], MOST_EPOCH) and is_whole(content[4], MOST_EPOCH)
+    and is_whole(content[5], MOST_EXACT) and are_events(content[6]) and are_events(content[7]) then
+    return unpack(content, 2)
   end
-  if not (is_whole(content[2]) and is_whole(content[3]) and is_whole(content[4]) and is_whole(content[5])
-    and are_events(content[6]) and are_events(content[7])) then
-    return nil
-  end
-  return { packed = content[2], epoch = content[3], target = content[4], window = content[5], recent = content[6],
-    before = content[7] }
 end
 
---[[ Whether the arguments behind the head of a step come in groups of so many, and are not too many. ]]
-local function are_groups(args, size)
-  local count = (#args - MOVE_HEAD) / size
-  return count == math.floor(count) and count >= 0 and count <= MOST_MOVED
-end
-
---[[ Each distinct member of such arguments, in the order of their first appearance, and a table for what is known of it. ]]
-local function named_players(args, size)
-  local members, states = {}, {}
+--[[ The members that the arguments behind the head of a step name, one in each group of so many; nil if those are not
+  whole groups, or too many, or name a player twice. ]]
+local function players_named(args, size)
+  local members, seen = {}, {}
+  if (#args - MOVE_HEAD) % size ~= 0 or #args - MOVE_HEAD > MOST_MOVED * size then
+    return nil
+  end
   for at = MOVE_HEAD + 1, #args, size do
     local member = args[at]
-    if not states[member] then
-      members[#members + 1] = member
-      states[member] = {}
+    if seen[member] then
+      return nil
     end
+    seen[member] = true
+    members[#members + 1] = member
   end
-  return members, states
+  return members
 end
 
---[[ Put what a hash has of members into their states, under a name; nil for what it does not have. ]]
-local function read_hash(key, members, states, name)
-  if #members == 0 then
-    return
-  end
-  local values = redis.call('HMGET', key, unpack(members))
-  for i, member in ipairs(members) do
-    states[member][name] = values[i] or states[member][name]
-  end
-end
-
---[[ Put rows into the states of members: packed score and epoch. The members that have one, and those that have none. ]]
-local function read_rows(keys, members, states)
-  local here, absent = {}, {}
-  if #members > 0 then
-    local packed = redis.call('ZMSCORE', keys[ROWS], unpack(members))
-    for i, member in ipairs(members) do
-      if packed[i] then
-        states[member].packed = tonumber(packed[i])
-        here[#here + 1] = member
-      else
-        absent[#absent + 1] = member
-      end
-    end
-    read_hash(keys[EPOCHS], here, states, 'stored_epoch')
-    for _, member in ipairs(here) do
-      states[member].epoch = tonumber(states[member].stored_epoch or 1)
-    end
-  end
-  return here, absent
+--[[ What a hash, or the rows, have of members; false for what they do not have. ]]
+local function read(command, key, members)
+  return #members > 0 and redis.call(command, key, unpack(members)) or NONE
 end
 
 --[[ A command with a key and a list, unless that is empty. ]]
@@ -99,6 +69,15 @@ local function write(command, key, list)
   if #list > 0 then
     redis.call(command, key, unpack(list))
   end
+end
+
+--[[ How many of the members have a row, where that is what was read of them. ]]
+local function count_rows(packed)
+  local count = 0
+  for _, row in ipairs(packed) do
+    count = count + (row and 1 or 0)
+  end
+  return count
 end
 
 local function count_moves(keys, how_many, points)
@@ -134,48 +113,51 @@ local function rb1_depart(keys, args)
   if problem then
     return problem
   end
-  if not are_groups(args, 3) or not are_numbers(args, MOVE_HEAD + 2, 3) or not are_numbers(args, MOVE_HEAD + 3, 3) then
+  local members = players_named(args, 3)
+  if not members or not are_numbers(args, MOVE_HEAD + 2, 3) or not are_numbers(args, MOVE_HEAD + 3, 3) then
     return redis.error_reply('RBFORM three arguments a player: member, epoch, target')
   end
-  local members, states = named_players(args, 3)
-  local here, absent = read_rows(keys, members, states)
-  read_hash(keys[RECENT], here, states, 'recent')
-  read_hash(keys[RECENT_BEFORE], here, states, 'before')
-  read_hash(keys[LEAVING], absent, states, 'payload')
-  read_hash(keys[GONE_BEFORE], absent, states, 'gone')
-  read_hash(keys[GONE], absent, states, 'gone')
+  local rows = read('ZMSCORE', keys[ROWS], members)
+  local epochs, recent, before, leaving, gone, gone_before = NONE, NONE, NONE, NONE, NONE, NONE
+  local here = count_rows(rows)
+  if here > 0 then
+    epochs = read('HMGET', keys[EPOCHS], members)
+    recent = read('HMGET', keys[RECENT], members)
+    before = read('HMGET', keys[RECENT_BEFORE], members)
+  end
+  if here < #members then
+    leaving = read('HMGET', keys[LEAVING], members)
+    gone = read('HMGET', keys[GONE], members)
+    gone_before = read('HMGET', keys[GONE_BEFORE], members)
+  end
 
-  local window, reply, slot, points = tonumber(args[1]), { head.version }, 1, 0
+  local window, reply, points = tonumber(args[1]), { head.version }, 0
   local departed, payloads, had_epoch, had_recent, had_before = {}, {}, {}, {}, {}
-  for at = MOVE_HEAD + 1, #args, 3 do
-    local member, target = args[at], tonumber(args[at + 2])
-    local state = states[member]
-    local code, detail = NOT_HERE, state.gone or ''
-    if state.payload then
-      code, detail = DEPARTED, state.payload
-    elseif state.packed then
-      if state.epoch ~= tonumber(args[at + 1]) then
-        code, detail = OTHER_EPOCH, text(state.epoch)
-      elseif not is_stray(head, member, state.packed) then
-        code = AT_HOME
-      elseif target == head.shard then
-        code = MISDIRECTED
-      else
-        code = DEPARTED
-        detail = cmsgpack.pack({ PAYLOAD, state.packed, state.epoch + 1, target, window, state.recent or '',
-          state.before or '' })
-        state.payload = detail
-        departed[#departed + 1] = member
-        payloads[#payloads + 1] = member
-        payloads[#payloads + 1] = detail
-        had_epoch[#had_epoch + 1] = state.stored_epoch and member
-        had_recent[#had_recent + 1] = state.recent and member
-        had_before[#had_before + 1] = state.before and member
-        points = points + points_of(head, state.packed)
-      end
+  for i, member in ipairs(members) do
+    local at = MOVE_HEAD + 3 * i
+    local packed, expected, target = tonumber(rows[i] or nil), tonumber(args[at - 1]), tonumber(args[at])
+    local epoch = tonumber(epochs[i] or 1)
+    local code, detail = NOT_HERE, gone[i] or gone_before[i] or ''
+    if leaving[i] and not packed then
+      code, detail = DEPARTED, leaving[i]
+    elseif packed and epoch ~= expected then
+      code, detail = OTHER_EPOCH, epoch .. ''
+    elseif packed and not is_stray(head, member, packed) then
+      code, detail = AT_HOME, ''
+    elseif packed and target == head.shard then
+      code, detail = MISDIRECTED, ''
+    elseif packed then
+      code = DEPARTED
+      detail = cmsgpack.pack({ PAYLOAD, packed, epoch + 1, target, window, recent[i] or '', before[i] or '' })
+      departed[#departed + 1] = member
+      payloads[#payloads + 1] = member
+      payloads[#payloads + 1] = detail
+      had_epoch[#had_epoch + 1] = epochs[i] and member or nil
+      had_recent[#had_recent + 1] = recent[i] and member or nil
+      had_before[#had_before + 1] = before[i] and member or nil
+      points = points + points_of(head, packed)
     end
-    reply[slot + 1], reply[slot + 2] = code, detail
-    slot = slot + 2
+    reply[2 * i], reply[2 * i + 1] = code, detail
   end
 
   write('HSET', keys[LEAVING], payloads)
@@ -190,25 +172,24 @@ end
 
 --[[ The events of a payload as those of a window and of the one before it. A payload of a later window is of a shard
   whose clock is ahead, at the edge of a window: its events are kept as new ones, or a retry would count again. ]]
-local function events_at(window, payload)
-  if payload.window > window then
-    return payload.before .. payload.recent, ''
-  elseif payload.window == window then
-    return payload.recent, payload.before
-  elseif payload.window == window - 1 then
-    return '', payload.recent
+local function events_at(window, theirs, recent, before)
+  if theirs > window then
+    return before .. recent, ''
+  elseif theirs == window then
+    return recent, before
+  elseif theirs == window - 1 then
+    return '', recent
   end
   return '', ''
 end
 
---[[ Keep the events of members, and drop those of rows that were replaced by members without any. ]]
-local function keep_events(key, window, window_ms, members, states, name)
+--[[ Keep the events of members, and drop those of rows that are replaced by ones without any. ]]
+local function keep_events(key, window, window_ms, members, events)
   local kept, dropped = {}, {}
-  for _, member in ipairs(members) do
-    local events = states[member][name]
-    if events ~= '' then
+  for i, member in ipairs(members) do
+    if events[i] ~= '' then
       kept[#kept + 1] = member
-      kept[#kept + 1] = events
+      kept[#kept + 1] = events[i]
     else
       dropped[#dropped + 1] = member
     end
@@ -220,25 +201,23 @@ local function keep_events(key, window, window_ms, members, states, name)
   end
 end
 
---[[ What a shard knows of players who may arrive: row, epoch of whatever is here (0: nothing), and whether the payload
-  that it has of them cannot be read: it cannot be told then which of the two is newer. ]]
-local function read_arrivals(keys, members, states)
-  read_rows(keys, members, states)
-  read_hash(keys[LEAVING], members, states, 'leaving')
-  read_hash(keys[GONE_BEFORE], members, states, 'gone')
-  read_hash(keys[GONE], members, states, 'gone')
-  for _, member in ipairs(members) do
-    local state = states[member]
-    state.here = state.epoch or 0
-    if state.leaving then
-      local departed = unpack_payload(state.leaving)
-      state.unreadable = not departed
-      state.here = math.max(state.here, departed and departed.epoch or 0)
+--[[ The epoch of what is known of each member: of the row, of the payload on the way out, or of the tombstone; 0 for
+  nothing, nil where a payload cannot be read: it cannot be told then whether it is newer than what arrives. ]]
+local function epochs_here(keys, members, rows, leaving)
+  local epochs = count_rows(rows) > 0 and read('HMGET', keys[EPOCHS], members) or NONE
+  local gone = read('HMGET', keys[GONE], members)
+  local gone_before = read('HMGET', keys[GONE_BEFORE], members)
+  local here = {}
+  for i = 1, #members do
+    local tomb = gone[i] or gone_before[i]
+    local epoch = math.max(rows[i] and tonumber(epochs[i] or 1) or 0, tomb and (gone_entry(tomb)) or 0)
+    if leaving[i] then
+      local _, departed = unpack_payload(leaving[i])
+      epoch = departed and math.max(epoch, departed)
     end
-    if state.gone then
-      state.here = math.max(state.here, (gone_entry(state.gone)))
-    end
+    here[i] = epoch
   end
+  return here
 end
 
 --[[ rb1_arrive: no entry, or one of a lower epoch -> LIVE(e+1); otherwise it was there already and nothing changes.
@@ -251,67 +230,56 @@ local function rb1_arrive(keys, args)
   if problem then
     return problem
   end
-  if not are_groups(args, 2) then
-    return redis.error_reply('RBFORM two arguments a player')
+  local window, members = tonumber(args[1]), players_named(args, 2)
+  if not members then
+    return redis.error_reply('RBFORM two arguments a player: member, payload')
   end
-  local members, states = named_players(args, 2)
-  read_arrivals(keys, members, states)
+  local rows = read('ZMSCORE', keys[ROWS], members)
+  local leaving = read('HMGET', keys[LEAVING], members)
+  local here = epochs_here(keys, members, rows, leaving)
 
-  local window, reply, slot, points, moves, of_other_part = tonumber(args[1]), { head.version }, 1, 0, 0, false
-  for at = MOVE_HEAD + 1, #args, 2 do
-    local member, payload = args[at], unpack_payload(args[at + 1])
-    local state = states[member]
-    local code, epoch, stray = MISDIRECTED, 0, 0
-    if payload and payload.target == head.shard and not state.unreadable then
-      if payload.epoch > state.here then
-        points = points + points_of(head, payload.packed) - (state.packed and points_of(head, state.packed) or 0)
-        moves = moves + 1
-        state.here, state.packed, state.came = payload.epoch, payload.packed, true
-        state.recent, state.before = events_at(window, payload)
+  local reply, points, of_other_part = { head.version }, 0, false
+  local came, scores, epochs, left, all_recent, all_before = {}, {}, {}, {}, {}, {}
+  for i, member in ipairs(members) do
+    local packed, epoch, target, theirs, recent, before = unpack_payload(args[MOVE_HEAD + 2 * i])
+    local code, known, stray = MISDIRECTED, 0, 0
+    if epoch and target == head.shard and here[i] then
+      local row = tonumber(rows[i] or nil)
+      code, known = ALREADY, here[i]
+      if epoch > here[i] then
+        code, known = ARRIVED, epoch
+        points = points + points_of(head, packed) - (row and points_of(head, row) or 0)
+        row = packed
+        local count = #came + 1
+        came[count] = member
+        scores[2 * count - 1], scores[2 * count] = packed + 0, member -- as a number a command gets 17 digits of it
+        epochs[2 * count - 1], epochs[2 * count] = member, epoch .. ''
+        all_recent[count], all_before[count] = events_at(window, theirs, recent, before)
+        left[#left + 1] = leaving[i] and member or nil
         of_other_part = of_other_part or not is_of_part(head, member)
-        code = ARRIVED
-      else
-        code = ALREADY
       end
-      epoch = state.here
-      if state.packed and is_stray(head, member, state.packed) then
-        stray = 1
-      end
+      stray = row and is_stray(head, member, row) and 1 or 0
     end
-    reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] = code, epoch, -1, stray
-    slot = slot + 4
+    local slot = 4 * i
+    reply[slot - 2], reply[slot - 1], reply[slot], reply[slot + 1] = code, known, -1, stray
   end
 
-  local came, rows, epochs, left = {}, {}, {}, {}
-  for _, member in ipairs(members) do
-    local state = states[member]
-    if state.came then
-      came[#came + 1] = member
-      rows[#rows + 1] = state.packed + 0 -- as a number: commands get 17 digits of it
-      rows[#rows + 1] = member
-      epochs[#epochs + 1] = member
-      epochs[#epochs + 1] = text(state.here)
-      left[#left + 1] = state.leaving and member
-    end
-  end
-  write('ZADD', keys[ROWS], rows)
+  write('ZADD', keys[ROWS], scores)
   write('HSET', keys[EPOCHS], epochs)
   write('HDEL', keys[LEAVING], left)
-  keep_events(keys[RECENT], window, head.recent_ms, came, states, 'recent')
-  keep_events(keys[RECENT_BEFORE], window - 1, head.recent_ms, came, states, 'before')
-  count_moves(keys, moves, points)
+  keep_events(keys[RECENT], window, head.recent_ms, came, all_recent)
+  keep_events(keys[RECENT_BEFORE], window - 1, head.recent_ms, came, all_before)
+  count_moves(keys, #came, points)
   if of_other_part then
     comb_again(keys)
   end
   touch(keys, head)
 
   if args[3] == '1' then
-    slot = 1
-    for at = MOVE_HEAD + 1, #args, 2 do
-      if reply[slot + 1] ~= MISDIRECTED and states[args[at]].packed then
-        reply[slot + 3] = redis.call('ZRANK', keys[ROWS], args[at])
+    for i, member in ipairs(members) do
+      if reply[4 * i - 2] ~= MISDIRECTED then
+        reply[4 * i] = redis.call('ZRANK', keys[ROWS], member) or -1
       end
-      slot = slot + 4
     end
   end
   return reply
@@ -326,23 +294,24 @@ local function rb1_finish(keys, args)
   if problem then
     return problem
   end
-  if not are_groups(args, 2) or not are_numbers(args, MOVE_HEAD + 2, 2) then
+  local members = players_named(args, 2)
+  if not members or not are_numbers(args, MOVE_HEAD + 2, 2) then
     return redis.error_reply('RBFORM two arguments a player: member, epoch')
   end
-  local members, states = named_players(args, 2)
-  read_hash(keys[LEAVING], members, states, 'leaving')
+  local leaving = read('HMGET', keys[LEAVING], members)
   local reply, finished, tombstones = { head.version }, {}, {}
-  for at = MOVE_HEAD + 1, #args, 2 do
-    local member, state = args[at], states[args[at]]
-    local payload = state.leaving and unpack_payload(state.leaving)
-    local gone = payload and payload.epoch == tonumber(args[at + 1])
-    if gone then
-      state.leaving = nil
-      finished[#finished + 1] = member
-      tombstones[#tombstones + 1] = member
-      tombstones[#tombstones + 1] = text(payload.epoch) .. ':' .. text(payload.target)
+  for i, member in ipairs(members) do
+    local gone = 0
+    if leaving[i] then
+      local _, epoch, target = unpack_payload(leaving[i])
+      if epoch and epoch == tonumber(args[MOVE_HEAD + 2 * i]) then
+        gone = 1
+        finished[#finished + 1] = member
+        tombstones[#tombstones + 1] = member
+        tombstones[#tombstones + 1] = epoch .. ':' .. target
+      end
     end
-    reply[#reply + 1] = gone and 1 or 0
+    reply[i + 1] = gone
   end
   write('HDEL', keys[LEAVING], finished)
   write('HSET', keys[GONE], tombstones)

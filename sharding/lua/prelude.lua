@@ -20,6 +20,7 @@ local EVENT_ID = 8              -- bytes that name an event
 local EVENT = 10                -- those and two bytes of its content
 local MOST_RECENT = 4096        -- events of one player that one window holds
 local MOST_EXACT = 9007199254740992 -- 2^53: whole numbers below it are exact
+local MOST_EPOCH = 2147483648   -- 2^31: no player moves so often, and no board has so many shards
 local GONE_MS = 86400000        -- a tombstone lives for one to two of these windows
 local PAYLOAD = 1               -- version of what travels from shard to shard
 

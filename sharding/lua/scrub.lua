@@ -39,9 +39,9 @@ local function rb1_attest(keys, args)
       local gone = tombstone(keys, member)
       if payload then
         code = IS_LEAVING -- and the epoch of a payload of another version is not known
-        payload = unpack_payload(payload)
-        if payload then
-          epoch, shard = payload.epoch, payload.target
+        local _, its_epoch, target = unpack_payload(payload)
+        if target then
+          epoch, shard = its_epoch, target
         end
       elseif gone then
         code = IS_GONE

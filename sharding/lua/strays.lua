@@ -36,11 +36,11 @@ local function rb1_strays(keys, args)
   local reply = { head.version, redis.call('HEXISTS', keys[HEAD], 'comb') }
   local leaving = redis.call('HRANDFIELD', keys[LEAVING], most, 'WITHVALUES')
   for i = 1, #leaving, 2 do
-    local payload = unpack_payload(leaving[i + 1])
-    if payload then -- one of another version waits for a process that knows it, and nobody waits for that one
+    local packed, epoch = unpack_payload(leaving[i + 1])
+    if packed then -- one of another version waits for a process that knows it, and nobody waits for that one
       local slot = #reply
       reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
-        leaving[i], payload.epoch, text(payload.packed), leaving[i + 1]
+        leaving[i], epoch, text(packed), leaving[i + 1]
     end
   end
   for _, side in ipairs({ { '-inf', '(' .. text(head.low) }, { text(head.high), '+inf' } }) do

@@ -104,7 +104,12 @@ class Functions(RuleBasedStateMachine):
             assert effect.is_stray == (placed and self.board.head(shard, member).is_stray(live.packed))
             assert effect.place == (self.place(shard, member) if placed and places else -1)
 
-    @rule(shard=shards, batch=st.lists(st.tuples(players, epochs, st.sampled_from([*SHARDS, NO_SHARD])), max_size=3))
+    @rule(
+        shard=shards,
+        batch=st.lists(
+            st.tuples(players, epochs, st.sampled_from([*SHARDS, NO_SHARD])), max_size=3, unique_by=lambda one: one[0]
+        ),
+    )
     def depart_under_any_epoch(self, shard: int, batch: list[tuple[Member, int, int]]) -> None:
         self.depart(shard, batch)
 
@@ -131,7 +136,9 @@ class Functions(RuleBasedStateMachine):
     @precondition(lambda self: self.payloads)
     def arrive_known(self, data: st.DataObject, places: bool) -> None:
         """A payload that was made here: fresh, late, or for the third time."""
-        batch = data.draw(st.lists(st.sampled_from(self.payloads), min_size=1, max_size=3))
+        batch = data.draw(
+            st.lists(st.sampled_from(self.payloads), min_size=1, max_size=3, unique_by=lambda one: one[0])
+        )
         shard = data.draw(st.sampled_from([batch[0][1].target, *SHARDS]))
         self.arrive(shard if shard in SHARDS else 0, batch, places)
 
@@ -178,7 +185,7 @@ class Functions(RuleBasedStateMachine):
             elif not isinstance(after, Live) or not places:
                 assert arrival.place == -1
 
-    @rule(shard=shards, batch=st.lists(st.tuples(players, epochs), max_size=3))
+    @rule(shard=shards, batch=st.lists(st.tuples(players, epochs), max_size=3, unique_by=lambda one: one[0]))
     def finish(self, shard: int, batch: list[tuple[Member, int]]) -> None:
         said = self.accepted(self.board.call(shard, "rb1_finish", 0, *[arg for player in batch for arg in player]))
         for (member, epoch), done in zip(batch, said.reply[1:], strict=True):
@@ -290,7 +297,10 @@ class Functions(RuleBasedStateMachine):
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, 1, "x")),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, "x", 1)),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, 1, 1)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", 0, member)),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", 0, member, b"", member, b"")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member, 1, member, 1)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member, "x")),
                     (
@@ -335,6 +345,7 @@ class Functions(RuleBasedStateMachine):
                         b"\x96\x01\x00\x09\x00\x00\xa0",  # one too few
                         b"\x97\x01\xcb\x43\x50\x00\x00\x00\x00\x00\x00\x09\x00\x00\xa0\xa0",  # packed score: 2^54
                         b"\x97\x01\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\x09\x00\x00\xa0\xa0",  # packed score: 1.5
+                        b"\x97\x01\x00\xce\x80\x00\x00\x00\x00\x00\xa0\xa0",  # epoch: 2^31
                     )
                 ),
             ]
