@@ -60,12 +60,12 @@ local function players_named(args, size)
 end
 
 --[[ What a hash, or the rows, have of members; false for what they do not have. ]]
-local function read(command, key, members)
+local function read_all(command, key, members)
   return #members > 0 and redis.call(command, key, unpack(members)) or NONE
 end
 
 --[[ A command with a key and a list, unless that is empty. ]]
-local function write(command, key, list)
+local function write_all(command, key, list)
   if #list > 0 then
     redis.call(command, key, unpack(list))
   end
@@ -117,18 +117,18 @@ local function rb1_depart(keys, args)
   if not members or not are_numbers(args, MOVE_HEAD + 2, 3) or not are_numbers(args, MOVE_HEAD + 3, 3) then
     return redis.error_reply('RBFORM three arguments a player: member, epoch, target')
   end
-  local rows = read('ZMSCORE', keys[ROWS], members)
+  local rows = read_all('ZMSCORE', keys[ROWS], members)
   local epochs, recent, before, leaving, gone, gone_before = NONE, NONE, NONE, NONE, NONE, NONE
   local here = count_rows(rows)
   if here > 0 then
-    epochs = read('HMGET', keys[EPOCHS], members)
-    recent = read('HMGET', keys[RECENT], members)
-    before = read('HMGET', keys[RECENT_BEFORE], members)
+    epochs = read_all('HMGET', keys[EPOCHS], members)
+    recent = read_all('HMGET', keys[RECENT], members)
+    before = read_all('HMGET', keys[RECENT_BEFORE], members)
   end
   if here < #members then
-    leaving = read('HMGET', keys[LEAVING], members)
-    gone = read('HMGET', keys[GONE], members)
-    gone_before = read('HMGET', keys[GONE_BEFORE], members)
+    leaving = read_all('HMGET', keys[LEAVING], members)
+    gone = read_all('HMGET', keys[GONE], members)
+    gone_before = read_all('HMGET', keys[GONE_BEFORE], members)
   end
 
   local window, reply, points = tonumber(args[1]), { head.version }, 0
@@ -160,11 +160,11 @@ local function rb1_depart(keys, args)
     reply[2 * i], reply[2 * i + 1] = code, detail
   end
 
-  write('HSET', keys[LEAVING], payloads)
-  write('ZREM', keys[ROWS], departed)
-  write('HDEL', keys[EPOCHS], had_epoch)
-  write('HDEL', keys[RECENT], had_recent)
-  write('HDEL', keys[RECENT_BEFORE], had_before)
+  write_all('HSET', keys[LEAVING], payloads)
+  write_all('ZREM', keys[ROWS], departed)
+  write_all('HDEL', keys[EPOCHS], had_epoch)
+  write_all('HDEL', keys[RECENT], had_recent)
+  write_all('HDEL', keys[RECENT_BEFORE], had_before)
   count_moves(keys, #departed, -points)
   touch(keys, head)
   return reply
@@ -194,8 +194,8 @@ local function keep_events(key, window, window_ms, members, events)
       dropped[#dropped + 1] = member
     end
   end
-  write('HDEL', key, dropped)
-  write('HSET', key, kept)
+  write_all('HDEL', key, dropped)
+  write_all('HSET', key, kept)
   if #kept > 0 then
     expire_window(key, window, window_ms)
   end
@@ -204,9 +204,9 @@ end
 --[[ The epoch of what is known of each member: of the row, of the payload on the way out, or of the tombstone; 0 for
   nothing, nil where a payload cannot be read: it cannot be told then whether it is newer than what arrives. ]]
 local function epochs_here(keys, members, rows, leaving)
-  local epochs = count_rows(rows) > 0 and read('HMGET', keys[EPOCHS], members) or NONE
-  local gone = read('HMGET', keys[GONE], members)
-  local gone_before = read('HMGET', keys[GONE_BEFORE], members)
+  local epochs = count_rows(rows) > 0 and read_all('HMGET', keys[EPOCHS], members) or NONE
+  local gone = read_all('HMGET', keys[GONE], members)
+  local gone_before = read_all('HMGET', keys[GONE_BEFORE], members)
   local here = {}
   for i = 1, #members do
     local tomb = gone[i] or gone_before[i]
@@ -234,8 +234,8 @@ local function rb1_arrive(keys, args)
   if not members then
     return redis.error_reply('RBFORM two arguments a player: member, payload')
   end
-  local rows = read('ZMSCORE', keys[ROWS], members)
-  local leaving = read('HMGET', keys[LEAVING], members)
+  local rows = read_all('ZMSCORE', keys[ROWS], members)
+  local leaving = read_all('HMGET', keys[LEAVING], members)
   local here = epochs_here(keys, members, rows, leaving)
 
   local reply, points, of_other_part = { head.version }, 0, false
@@ -264,9 +264,9 @@ local function rb1_arrive(keys, args)
     reply[slot - 2], reply[slot - 1], reply[slot], reply[slot + 1] = code, known, -1, stray
   end
 
-  write('ZADD', keys[ROWS], scores)
-  write('HSET', keys[EPOCHS], epochs)
-  write('HDEL', keys[LEAVING], left)
+  write_all('ZADD', keys[ROWS], scores)
+  write_all('HSET', keys[EPOCHS], epochs)
+  write_all('HDEL', keys[LEAVING], left)
   keep_events(keys[RECENT], window, head.recent_ms, came, all_recent)
   keep_events(keys[RECENT_BEFORE], window - 1, head.recent_ms, came, all_before)
   count_moves(keys, #came, points)
@@ -298,7 +298,7 @@ local function rb1_finish(keys, args)
   if not members or not are_numbers(args, MOVE_HEAD + 2, 2) then
     return redis.error_reply('RBFORM two arguments a player: member, epoch')
   end
-  local leaving = read('HMGET', keys[LEAVING], members)
+  local leaving = read_all('HMGET', keys[LEAVING], members)
   local reply, finished, tombstones = { head.version }, {}, {}
   for i, member in ipairs(members) do
     local gone = 0
@@ -313,8 +313,8 @@ local function rb1_finish(keys, args)
     end
     reply[i + 1] = gone
   end
-  write('HDEL', keys[LEAVING], finished)
-  write('HSET', keys[GONE], tombstones)
+  write_all('HDEL', keys[LEAVING], finished)
+  write_all('HSET', keys[GONE], tombstones)
   if #finished > 0 then
     expire_window(keys[GONE], tonumber(args[2]), GONE_MS)
     count_moves(keys, #finished, 0)
