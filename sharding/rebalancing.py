@@ -35,6 +35,8 @@ BATCH = MOVE_SLICE
 _ROUND_S = 0.2
 #: Rounds at the same time, each of its own shards: the nodes work on one while the other is prepared.
 _LANES = 2
+#: Calls that comb a shard in vain before it is the next one's turn.
+_COMBED_AT_ONCE = 20
 _STEP_S = 10.0
 
 
@@ -111,9 +113,12 @@ class Rebalancer:
 
     def move_some(self, shard_map: ShardMap, shard: int, deadline: Deadline) -> int:
         """Finish moves out of this shard that somebody began, and move some of its strays; how many that were."""
-        done = self._move_round(shard_map, [shard], BATCH, deadline)
-        if done.failed:
-            raise done.failed[shard]
+        for _ in range(_COMBED_AT_ONCE):
+            done = self._move_round(shard_map, [shard], BATCH, deadline)
+            if done.failed:
+                raise done.failed[shard]
+            if done.moved or not done.combing:
+                break
         return done.moved
 
     def _move_round(self, shard_map: ShardMap, shards: Sequence[int], most: int, deadline: Deadline) -> "_Round":
