@@ -224,7 +224,7 @@ class Functions:
         """The answers of shards; `fence`: wait until replicas have what was written (`Answer.confirmed`)."""
         answers = self._execute([self._named(call, recent_ms) for call in calls], deadline, fence)
         for index, answer in enumerate(answers):
-            refused = _refused(answer.error)
+            refused = refusal_of(answer.error)
             if refused is not None and refused.code == "RBWINDOW":
                 self._clock_ahead_ms = int(refused.words) - time.time() * 1000
                 again = self._execute([self._named(calls[index], recent_ms)], deadline, fence)[0]
@@ -304,9 +304,11 @@ def is_to_be_combed(reply: list[Any]) -> bool:
 _BEFORE_RUNNING = {"BUSY", "MISCONF", "NOPERM", "NOREPLICAS"}
 
 
-def _refused(error: LeaderboardError | None) -> Refused | None:
+def refusal_of(error: LeaderboardError | None) -> Refused | None:
     """The refusal behind an error, also where an earlier sending of the call leaves the outcome unknown."""
-    cause = error.__cause__ if isinstance(error, ShardOutcomeUnknown) else error
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Refused):
+        cause = cause.__cause__
     return cause if isinstance(cause, Refused) else None
 
 

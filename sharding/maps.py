@@ -95,6 +95,7 @@ class Maps:
 def _open(shard_map: ShardMap, shard: int, bounds: Bounds, stage: int) -> Call:
     fields = {
         "shard": shard,
+        "shards": max(shard_map.shards()) + 1,
         "low": bounds.low,
         "high": bounds.high,
         "start_ms": shard_map.period.start_ms,

@@ -42,6 +42,7 @@ from sharding.functions import (
     read_tombstone,
 )
 from sharding.handoff.mover import Leaving, Mover, leaving
+from sharding.handoff.refusals import Why, refuse
 from sharding.maps import Maps
 from sharding.periods import following
 from sharding.players import Member, PlayerId, member_of, player_of
@@ -224,6 +225,7 @@ class Writer:
                 try:
                     helped[member] = leaving(shard, effect.detail)
                 except ShardUnavailable as error:
+                    refuse(Why.PAYLOAD, work.shard_map, shard, member)
                     work.end(index, error)
             elif effect.code == Code.GONE:
                 work.entries[member] = Entry(*read_tombstone(effect.detail))

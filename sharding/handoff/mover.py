@@ -18,6 +18,7 @@ from runtime import failpoints
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer
 from sharding.directory import Directory, Entry
+from sharding.errors import ShardUnavailable
 from sharding.functions import (
     MOVE_SLICE,
     Arrive,
@@ -29,8 +30,10 @@ from sharding.functions import (
     pairs,
     read_payload,
     read_tombstone,
+    refusal_of,
 )
-from sharding.players import Member, player_of
+from sharding.handoff.refusals import Why, refuse
+from sharding.players import Member
 from sharding.scores import PackedScore
 from sharding.shard_map import ShardMap
 
@@ -165,9 +168,18 @@ class Mover:
             for source, members, answer in self._step("rb1_depart", shard_map, groups, args, deadline):
                 for member, (code, detail) in zip(members, pairs(answer.reply), strict=True):
                     if code == Depart.DEPARTED:
-                        departed[member] = leaving(source, detail)
+                        try:
+                            departed[member] = leaving(source, detail)
+                        except ShardUnavailable:
+                            refuse(Why.PAYLOAD, shard_map, source, member)
                     elif code == Depart.OTHER_EPOCH:
-                        again[member] = (Entry(source, int(detail)), wanted[member][1])
+                        # A row of an earlier epoch than is known of may be a ghost: that is for the scrub to find out.
+                        if int(detail) < wanted[member][0].epoch:
+                            refuse(Why.EPOCH, shard_map, source, member)
+                        else:
+                            again[member] = (Entry(source, int(detail)), wanted[member][1])
+                    elif code == Depart.MISDIRECTED and args[member][2] != source:
+                        refuse(Why.UNKNOWN_SHARD, shard_map, source, member)
                     elif code == Depart.NOT_HERE and detail:
                         moved[member] = Moved(Entry(*read_tombstone(detail)))
             if not again:
@@ -188,13 +200,7 @@ class Mover:
             for member, arrival in zip(members, arrivals(answer.reply), strict=True):
                 about = movers[member].about
                 if arrival.code == Arrive.MISDIRECTED:
-                    log.error(
-                        "handoff_payload_refused",
-                        board=str(shard_map.name),
-                        player=player_of(member),
-                        source=movers[member].source,
-                        target=about.target,
-                    )
+                    refuse(Why.PAYLOAD, shard_map, about.target, member)
                 else:
                     landed[member] = Moved(Entry(about.target, about.epoch), arrival.place, bool(arrival.is_stray))
         return landed
@@ -241,5 +247,10 @@ class Mover:
                     players=len(members),
                     reason=answer.error.detail,
                 )
+                refusal = refusal_of(answer.error)
+                if refusal is not None and refusal.code == "RBNOHEAD":
+                    why = Why.NO_HEAD if shard in shard_map.shards() else Why.UNKNOWN_SHARD
+                    for member in members:
+                        refuse(why, shard_map, shard, member)
             else:
                 yield shard, members, answer

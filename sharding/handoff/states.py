@@ -67,6 +67,8 @@ from sharding.functions import Arrive, Code, Depart
 from sharding.scores import POINTS_LIMIT, Order, PackedScore, pack, points_of
 from sharding.submissions import EVENT_ID_BYTES
 
+#: Epochs and numbers of shards lie below it.
+MOST_EPOCH = 1 << 31
 #: Events of one player that one window holds.
 MOST_RECENT = 4096
 
@@ -145,7 +147,8 @@ ABSENT = Absent()
 class Head:
     """A shard's own record of its range and rules, as far as they concern one player.
 
-    `takes_player`: the player's hash belongs to this shard, where the range is split by it.
+    `takes_player`: the player's hash belongs to this shard, where the range is split by it. `shards`: the board's
+    shards have the numbers below it.
     """
 
     shard: int
@@ -154,6 +157,7 @@ class Head:
     order: Order = Order.DESC
     operator: Operator = Operator.ADD
     takes_player: bool = True
+    shards: int = MOST_EPOCH
 
     def is_stray(self, packed: PackedScore) -> bool:
         """Whether a row with this packed score belongs elsewhere."""
@@ -222,7 +226,7 @@ def depart(  # noqa: PLR0911 (one return a case)
             return state, Told(Depart.OTHER_EPOCH, state.epoch)
         case Live() if not head.is_stray(state.packed):
             return state, Told(Depart.AT_HOME)
-        case Live() if target == head.shard:  # the caller's map is not the shard's
+        case Live() if target == head.shard or target >= head.shards:  # the caller's map is not the shard's
             return state, Told(Depart.MISDIRECTED)
         case Live():
             payload = Leaving(state.epoch + 1, state.packed, state.memory.seen_at(clock.window), target)

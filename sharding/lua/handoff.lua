@@ -107,14 +107,15 @@ end
         at home      ''          the row is in the shard's range
         not here     epoch:target of the tombstone, or ''
         other epoch  the row's epoch
-        misdirected  ''          the target is this very shard ]]
+        misdirected  ''          the target is this very shard, or none of the board ]]
 local function rb1_depart(keys, args)
   local head, problem = look(keys, args)
   if problem then
     return problem
   end
   local members = players_named(args, 3)
-  if not members or not are_numbers(args, MOVE_HEAD + 2, 3) or not are_numbers(args, MOVE_HEAD + 3, 3) then
+  if not members or not are_whole(args, MOVE_HEAD + 2, 3, MOST_EPOCH)
+    or not are_whole(args, MOVE_HEAD + 3, 3, MOST_EPOCH) then
     return redis.error_reply('RBFORM three arguments a player: member, epoch, target')
   end
   local rows = read_all('ZMSCORE', keys[ROWS], members)
@@ -144,7 +145,7 @@ local function rb1_depart(keys, args)
       code, detail = OTHER_EPOCH, epoch .. ''
     elseif packed and not is_stray(head, member, packed) then
       code, detail = AT_HOME, ''
-    elseif packed and target == head.shard then
+    elseif packed and (target == head.shard or target >= head.shards) then
       code, detail = MISDIRECTED, ''
     elseif packed then
       code = DEPARTED
@@ -295,7 +296,7 @@ local function rb1_finish(keys, args)
     return problem
   end
   local members = players_named(args, 2)
-  if not members or not are_numbers(args, MOVE_HEAD + 2, 2) then
+  if not members or not are_whole(args, MOVE_HEAD + 2, 2, MOST_EPOCH) then
     return redis.error_reply('RBFORM two arguments a player: member, epoch')
   end
   local leaving = read_all('HMGET', keys[LEAVING], members)

@@ -34,10 +34,12 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
---[[ Whether every so many-th argument is a number, from one on. What is not is refused before anything is changed. ]]
-local function are_numbers(args, first, step)
+--[[ Whether every so many-th argument, from one on, is a whole number from 0 up to a limit. What is not is refused before
+  anything is changed. ]]
+local function are_whole(args, first, step, limit)
   for at = first, #args, step do
-    if not tonumber(args[at]) then
+    local number = tonumber(args[at])
+    if not number or number % 1 ~= 0 or number < 0 or number >= limit then
       return false
     end
   end
@@ -50,7 +52,7 @@ local function look(keys, args)
     return nil, redis.error_reply('RBFORM a shard has ' .. SHARD_KEYS .. ' keys')
   end
   local field = redis.call('HMGET', keys[HEAD], 'shard', 'low', 'high', 'parts', 'part', 'version', 'state', 'start_ms',
-    'unit_ms', 'sign', 'operator', 'recent_ms', 'submissions', 'points')
+    'unit_ms', 'sign', 'operator', 'recent_ms', 'submissions', 'points', 'shards')
   if not field[1] then
     return nil, redis.error_reply('RBNOHEAD it was never opened, or is gone')
   end
@@ -63,7 +65,7 @@ local function look(keys, args)
     shard = tonumber(field[1]), low = tonumber(field[2]), high = tonumber(field[3]),
     parts = tonumber(field[4]), part = tonumber(field[5]), version = tonumber(field[6]), state = field[7],
     start_ms = tonumber(field[8]), unit_ms = tonumber(field[9]), sign = tonumber(field[10]), operator = field[11],
-    recent_ms = recent_ms, now = now, submissions = tonumber(field[13] or 0), points = tonumber(field[14] or 0),
+    shards = tonumber(field[15] or MOST_EPOCH), recent_ms = recent_ms, now = now, submissions = tonumber(field[13] or 0), points = tonumber(field[14] or 0),
     elapsed = math.min(math.max(math.floor((now - field[8]) / field[9]), 0), SPAN - 1),
   }
 end

@@ -65,7 +65,7 @@ local function rb1_bury(keys, args)
   if problem then
     return problem
   end
-  if (#args - 2) % 3 ~= 0 or not are_numbers(args, 4, 3) or not are_numbers(args, 5, 3) then
+  if (#args - 2) % 3 ~= 0 or not are_whole(args, 4, 3, MOST_EPOCH) or not are_whole(args, 5, 3, MOST_EPOCH) then
     return redis.error_reply('RBFORM three arguments a player: member, shard, epoch')
   end
   local reply, buried = {}, 0
