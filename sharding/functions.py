@@ -39,6 +39,8 @@ PAYLOAD_VERSION = 1
 LIBRARY_NAME = f"rangeboard_{VERSION}"
 #: In this order: what a file uses stands in one before it.
 _SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read", "strays", "lifecycle", "scrub")
+#: Those that are called with a shard's keys and change nothing.
+READ_FUNCTIONS = frozenset({"rb1_find", "rb1_scan", "rb1_strays"})
 #: Submissions, or players, in one call: it holds a node for less than 2 ms, and stays far from the limit of `unpack`.
 SLICE = 1000
 #: Players in one call of a step of the handoff: that too holds a node for less than 2 ms.
@@ -253,8 +255,9 @@ class Functions:
     def _named(self, call: ShardCall, recent_ms: int) -> Call:
         windows = windows_at(int(time.time() * 1000 + self._clock_ahead_ms), recent_ms)
         keys = call.keys.for_function(windows)
+        command = "FCALL_RO" if call.function in READ_FUNCTIONS else "FCALL"
         return Call(
-            call.keys.slot, ("FCALL", call.function, len(keys), *keys, windows.recent, windows.gone, *call.args)
+            call.keys.slot, (command, call.function, len(keys), *keys, windows.recent, windows.gone, *call.args)
         )
 
 

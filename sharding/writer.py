@@ -253,7 +253,10 @@ class Writer:
                 if member in moved and written is not None and written.shard >= 0:
                     written.shard, written.place = moved[member].entry.shard, moved[member].place
             work.entries.update({member: to.entry for member, to in moved.items()})
-            strays = {member: (to.entry, strays[member][1]) for member, to in moved.items() if to.is_stray}
+            # Somebody else's submission may have counted before the departure, and led further than this one.
+            strays = {
+                member: (to.entry, to.packed) for member, to in moved.items() if to.is_stray and to.packed is not None
+            }
             if not strays:
                 return
 

@@ -49,11 +49,15 @@ class Leaving(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """Where a player is after a move; `place` in that shard (-1 if not asked for or not known)."""
+    """Where a player is after a move; `place` in that shard (-1 if not asked for or not known).
+
+    `packed`: the score that moved, where it is known; the one before the move may have changed until the departure.
+    """
 
     entry: Entry
     place: int = -1
     is_stray: bool = False
+    packed: PackedScore | None = None
 
 
 def leaving(source: int, payload: bytes) -> Leaving:
@@ -202,7 +206,12 @@ class Mover:
                 if arrival.code == Arrive.MISDIRECTED:
                     refuse(Why.PAYLOAD, shard_map, about.target, member)
                 else:
-                    landed[member] = Moved(Entry(about.target, about.epoch), arrival.place, bool(arrival.is_stray))
+                    landed[member] = Moved(
+                        Entry(about.target, about.epoch),
+                        arrival.place,
+                        bool(arrival.is_stray),
+                        PackedScore(about.packed),
+                    )
         return landed
 
     def _finish(self, shard_map: ShardMap, movers: Mapping[Member, Leaving], deadline: Deadline) -> None:

@@ -53,8 +53,12 @@ repairs what that leaves, with the same tools. The directory is corrected by *po
 live row older than the directory's entry, or as old and elsewhere, is a ghost and is *buried*; a row that is nowhere
 is restored by *arrive* under the very epoch that the directory names, so that it displaces nothing that is as new.
 
-Assumed: a shard's clock does not step back over the edge of a window, and the clocks of two shards differ by less than
-one window.
+**Time.** The events that recognise a retry lie in keys named for windows of time, and so do tombstones. A shard's clock
+therefore never runs back: every call that writes leaves its time in the head, and no later call goes by an earlier one.
+After a failover to a server whose clock is behind, or a step of that clock, the shard's time stands still until it has
+caught up. What a replica has, it has with the time that goes with it, so no window that holds an event is looked past.
+
+Assumed: the clocks of two shards differ by less than one window.
 """
 
 from dataclasses import dataclass

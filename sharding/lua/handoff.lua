@@ -1,7 +1,7 @@
 --[[ The four steps that move players between shards (handoff/states.py holds the table they keep). Each is idempotent,
   may be repeated by anybody, and takes many players at once, each of them once; each answers what it found, so that
   whoever calls can go on. The actor waits for a replica after each of the first three. The head counts each player's step
-  in `moves`, by which a reader sees that nobody moved between two looks (reader.py).
+  in `moves`, by which a reader sees that nobody moved between two looks (reader.py); so do the scrub and repairs.
 
   A range that moves takes tens of thousands of players a second with it, and a command costs more than what it does for
   one player. So each step reads what it needs of all players, one command a key (the replies lie in the order of the
@@ -80,6 +80,7 @@ local function count_rows(packed)
   return count
 end
 
+--[[ Count rows that came or went other than by play, and the points that the shard's rows have more for it. ]]
 local function count_moves(keys, how_many, points)
   if how_many > 0 then
     redis.call('HINCRBY', keys[HEAD], 'moves', how_many)
@@ -319,6 +320,7 @@ local function rb1_finish(keys, args)
   if #finished > 0 then
     expire_window(keys[GONE], tonumber(args[2]), GONE_MS)
     count_moves(keys, #finished, 0)
+    touch(keys, head)
   end
   return reply
 end

@@ -46,17 +46,18 @@ local function are_whole(args, first, step, limit)
   return true
 end
 
---[[ The shard's head as numbers, or an error reply. ARGV 1 and 2 are the windows that the keys were named for. ]]
+--[[ The shard's head as numbers, or an error reply. Its clock does not run back: after a failover to a server whose clock
+  is behind it stands still, or the events of a window that has begun would not be looked for any more. ARGV 1 and 2 are the windows that the keys were named for. ]]
 local function look(keys, args)
   if #keys ~= SHARD_KEYS then
     return nil, redis.error_reply('RBFORM a shard has ' .. SHARD_KEYS .. ' keys')
   end
   local field = redis.call('HMGET', keys[HEAD], 'shard', 'low', 'high', 'parts', 'part', 'version', 'state', 'start_ms',
-    'unit_ms', 'sign', 'operator', 'recent_ms', 'submissions', 'points', 'shards')
+    'unit_ms', 'sign', 'operator', 'recent_ms', 'submissions', 'points', 'shards', 'touched_ms')
   if not field[1] then
     return nil, redis.error_reply('RBNOHEAD it was never opened, or is gone')
   end
-  local now = now_ms()
+  local now = math.max(now_ms(), tonumber(field[16] or 0))
   local recent_ms = tonumber(field[12])
   if tonumber(args[1]) ~= math.floor(now / recent_ms) or tonumber(args[2]) ~= math.floor(now / GONE_MS) then
     return nil, redis.error_reply('RBWINDOW ' .. text(now))
@@ -110,9 +111,10 @@ local function write_down(keys, asked, notes, results)
 end
 
 --[[ A WAIT covers what its own connection wrote. A call that wrote nothing, but whose answer rests on what somebody
-  else wrote here, writes this: replication is one ordered stream, so whoever waits for this has that too. ]]
+  else wrote here, writes this: replication is one ordered stream, so whoever waits for this has that too. A call that
+  wrote to a key of a time window writes it as well: it is what keeps the clock from running back over those. ]]
 local function touch(keys, head)
-  redis.call('HSET', keys[HEAD], 'touched_ms', text(head.now))
+  redis.call('HSET', keys[HEAD], 'touched_ms', head.now)
 end
 
 --[[ Entries of a windowed key live until the window after theirs has passed. ]]

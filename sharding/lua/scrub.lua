@@ -68,7 +68,7 @@ local function rb1_bury(keys, args)
   if (#args - 2) % 3 ~= 0 or not are_whole(args, 4, 3, MOST_EPOCH) or not are_whole(args, 5, 3, MOST_EPOCH) then
     return redis.error_reply('RBFORM three arguments a player: member, shard, epoch')
   end
-  local reply, buried = {}, 0
+  local reply, buried, points = {}, 0, 0
   for at = MOVE_HEAD, #args, 3 do
     local member, shard, epoch = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
     local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
@@ -80,12 +80,13 @@ local function rb1_bury(keys, args)
         redis.call('HDEL', keys[key], member)
       end
       redis.call('HSET', keys[GONE], member, text(epoch) .. ':' .. text(shard))
-      buried = buried + points_of(head, packed)
+      buried, points = buried + 1, points + points_of(head, packed)
     end
     reply[#reply + 1] = ghost and 1 or 0
   end
   expire_window(keys[GONE], tonumber(args[2]), GONE_MS)
-  redis.call('HINCRBY', keys[HEAD], 'points', text(-buried))
+  count_moves(keys, buried, -points)
+  touch(keys, head)
   return reply
 end
 

@@ -77,7 +77,7 @@ class Report:
         assert self.books is not None
         assert self.where is not None
         assert self.scrubbed is not None
-        repaired = self.scrubbed.total + self.scrubbed.missing
+        repaired = self.scrubbed.total + self.scrubbed.missing + self.scrubbed.passed_over
         return self.books.clean and not self.where.found and self.audit_agrees and repaired == 0
 
     def told(self) -> dict[str, Any]:

@@ -171,6 +171,12 @@ class RawBoard:
         (counted,) = self._replies([Call(keys.slot, ("HMGET", keys.head, "submissions", "points"))])
         return int(counted[0] or 0), int(counted[1] or 0)
 
+    def moves(self, shard: int) -> int:
+        """How many steps of moves a shard counts."""
+        keys = self.shard_map.keys(shard)
+        (counted,) = self._replies([Call(keys.slot, ("HGET", keys.head, "moves"))])
+        return int(counted or 0)
+
     def _bucket(self, member: Member) -> tuple[int, str]:
         return self.shard_map.directory.bucket(member)
 

@@ -61,6 +61,7 @@ class Functions(RuleBasedStateMachine):
         self.entries: dict[Member, Entry] = {}
         self.written: dict[int, list[list[list[object]]]] = {shard: [] for shard in SHARDS}
         self.submissions = dict.fromkeys(SHARDS, 0)
+        self.moves = dict.fromkeys(SHARDS, 0)
         #: payloads that somebody may still have in hand
         self.payloads: list[tuple[Member, Leaving]] = []
         self.windows = Windows(0, 0)
@@ -69,6 +70,11 @@ class Functions(RuleBasedStateMachine):
 
     def at(self, shard: int, member: Member) -> State:
         return self.states.get((shard, member), ABSENT)
+
+    def moved(self, shard: int, member: Member, after: State) -> None:
+        """A step that is no submission has made this of a player."""
+        self.moves[shard] += after != self.at(shard, member)
+        self.states[shard, member] = after
 
     # -- steps
 
@@ -131,7 +137,7 @@ class Functions(RuleBasedStateMachine):
         for (member, expected, target), (code, detail) in zip(batch, pairs(said.reply), strict=True):
             head, clock = self.board.head(shard, member), self.board.clock(said)
             after, told = states.depart(self.at(shard, member), head, clock, expected=expected, target=target)
-            self.states[shard, member] = after
+            self.moved(shard, member, after)
             assert code == told.code
             if isinstance(told.detail, Leaving):
                 assert read_leaving(detail) == told.detail
@@ -185,7 +191,7 @@ class Functions(RuleBasedStateMachine):
         for (member, payload), arrival in zip(batch, arrivals(said.reply), strict=True):
             head, clock = self.board.head(shard, member), self.board.clock(said)
             after, told = states.arrive(self.at(shard, member), head, clock, payload=payload)
-            self.states[shard, member] = after
+            self.moved(shard, member, after)
             assert (arrival.code, arrival.epoch, arrival.is_stray) == (told.code, told.detail, told.is_stray)
             if isinstance(after, Live) and places and told.code != Arrive.MISDIRECTED and len(batch) == 1:
                 assert arrival.place == self.place(shard, member)
@@ -196,7 +202,8 @@ class Functions(RuleBasedStateMachine):
     def finish(self, shard: int, batch: list[tuple[Member, int]]) -> None:
         said = self.accepted(self.board.call(shard, "rb1_finish", 0, *[arg for player in batch for arg in player]))
         for (member, epoch), done in zip(batch, said.reply[1:], strict=True):
-            self.states[shard, member], told = states.finish(self.at(shard, member), epoch=epoch)
+            after, told = states.finish(self.at(shard, member), epoch=epoch)
+            self.moved(shard, member, after)
             assert done == told
 
     @rule(shard=shards)
@@ -215,7 +222,8 @@ class Functions(RuleBasedStateMachine):
         said = self.accepted(self.board.call(shard, "rb1_bury", *[arg for player in batch for arg in player]))
         for (member, *entry), done in zip(batch, said.reply, strict=True):
             head = self.board.head(shard, member)
-            self.states[shard, member], told = states.bury(self.at(shard, member), head, entry=Entry(*entry))
+            after, told = states.bury(self.at(shard, member), head, entry=Entry(*entry))
+            self.moved(shard, member, after)
             assert done == told
 
     # -- reads
@@ -365,9 +373,8 @@ class Functions(RuleBasedStateMachine):
         fine = Leaving(9, PackedScore(5), Memory(self.windows.recent), shard)
         said = self.accepted(self.board.call(shard, "rb1_arrive", 0, other, pack_payload(fine), member, payload))
         clock = self.board.clock(said)
-        self.states[shard, other], _ = states.arrive(
-            self.at(shard, other), self.board.head(shard, other), clock, payload=fine
-        )
+        after, _ = states.arrive(self.at(shard, other), self.board.head(shard, other), clock, payload=fine)
+        self.moved(shard, other, after)
         assert [arrival.code for arrival in arrivals(said.reply)][1] == Arrive.MISDIRECTED
 
     @rule(shard=shards, member=players, event=events)
@@ -399,6 +406,7 @@ class Functions(RuleBasedStateMachine):
         for shard in SHARDS:
             assert self.board.outbox(shard) == self.written[shard]
             assert self.board.counters(shard) == (self.submissions[shard], sum(self.points(shard)))
+            assert self.board.moves(shard) == self.moves[shard]
 
     def points(self, shard: int) -> list[int]:
         order = self.board.shard_map.board.order
