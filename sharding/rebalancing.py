@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 #: Players of one shard that are brought home together: one call a step.
 BATCH = MOVE_SLICE
+#: A rate that leaves most of a small machine to those who play.
+GENTLE_PER_S = 5_000
 #: Of players that may be moved in a second, so many at once: a rate is kept evenly.
 _ROUND_S = 0.2
 #: Rounds at the same time, each of its own shards: the nodes work on one while the other is prepared.

@@ -54,7 +54,13 @@ LINES = [
     Line("write function, batches of 100", "submissions/s of server time", "`ZINCRBY`", 1.3, measures.write_function),
     Line("exact rank over 16 shards, 64 connections", "requests/s", "bare Flask route", 0.6, measures.standings),
     Line("range move", "players/s", "what is promised", 1.0, moves.range_move),
-    Line("`POST /scores` while a range moves, 8 connections", "requests/s", "just before", 0.5, moves.writes_meanwhile),
+    Line(
+        "`POST /scores` while a range moves gently, 8 connections",
+        "requests/s",
+        "just before",
+        0.5,
+        moves.writes_meanwhile,
+    ),
     Line("top 10, 64 connections", "requests/s", "bare Flask route", 0.9, measures.tops),
 ]
 

@@ -23,6 +23,7 @@ from runtime.settings import Settings
 from sharding.boards import BoardPeriod
 from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, period_at
+from sharding.rebalancing import GENTLE_PER_S
 from sharding.scores import PackedScore
 
 #: Players a second that a range move is to reach.
@@ -41,7 +42,7 @@ class _Moves(NamedTuple):
 
 def range_move(bench: Bench) -> Pair:
     """Players a second, with nobody else about."""
-    with cpu_spent(bench.stack) as spent, _moving(bench.stack.settings) as stop:
+    with cpu_spent(bench.stack) as spent, _moving(bench.stack.settings, players_per_s=1e9) as stop:
         time.sleep(bench.seconds)
         moves = stop()
     cpu_us = {name: seconds / moves.players * 1e6 for name, seconds in spent.items()}
@@ -49,7 +50,7 @@ def range_move(bench: Bench) -> Pair:
 
 
 def writes_meanwhile(bench: Bench) -> Pair:
-    """`POST /scores` while ranges move, beside the same just before; the latencies are those meanwhile."""
+    """`POST /scores` while ranges move at the gentle rate, beside the same before; latencies are those meanwhile."""
     key = bench.stack.state.api_key
     run = random.getrandbits(40)
     numbers = count()
@@ -60,7 +61,7 @@ def writes_meanwhile(bench: Bench) -> Pair:
             yield load.post("/api/v1/scores", key, msgspec.json.encode(body))
 
     before = load.run(bench.url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
-    with cpu_spent(bench.stack) as spent, _moving(bench.stack.settings) as stop:
+    with cpu_spent(bench.stack) as spent, _moving(bench.stack.settings, players_per_s=GENTLE_PER_S) as stop:
         meanwhile = load.run(bench.url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
         stop()
     assert before.failed == meanwhile.failed == 0, "a request failed"
@@ -70,11 +71,11 @@ def writes_meanwhile(bench: Bench) -> Pair:
 
 
 @contextmanager
-def _moving(settings: Settings) -> Iterator[Callable[[], _Moves]]:
+def _moving(settings: Settings, *, players_per_s: float) -> Iterator[Callable[[], _Moves]]:
     """Ranges move inside the block until what it yields is called, which tells what was done."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    mover = context.Process(target=_move_to_and_fro, args=(settings, theirs))
+    mover = context.Process(target=_move_to_and_fro, args=(settings, theirs, players_per_s))
     mover.start()
     assert ours.poll(_DEADLINE_S), "the mover did not begin"
     ours.recv()
@@ -92,7 +93,7 @@ def _moving(settings: Settings) -> Iterator[Callable[[], _Moves]]:
         mover.join()
 
 
-def _move_to_and_fro(settings: Settings, pipe: Connection) -> None:
+def _move_to_and_fro(settings: Settings, pipe: Connection, players_per_s: float) -> None:
     """Move ranges until the other end says something."""
     leaderboard = Leaderboard.connect(settings, known_players=lambda _, players: players)
     name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
@@ -104,7 +105,7 @@ def _move_to_and_fro(settings: Settings, pipe: Connection) -> None:
         wanted = shard_map.recut(_cuts(packed, len(shard_map.ranges), turn % 2 / 2))
         shard_map = leaderboard.rebalancer.switch(wanted)
         done = leaderboard.rebalancer.move_strays(
-            shard_map, Deadline.after(_DEADLINE_S), players_per_s=1e9, report=lambda _: None
+            shard_map, Deadline.after(_DEADLINE_S), players_per_s=players_per_s, report=lambda _: None
         )
         players += done.moved
         if pipe.poll():
