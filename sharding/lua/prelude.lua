@@ -46,8 +46,9 @@ local function are_whole(args, first, step, limit)
   return true
 end
 
---[[ The shard's head as numbers, or an error reply. Its clock does not run back: after a failover to a server whose clock
-  is behind it stands still, or the events of a window that has begun would not be looked for any more. ARGV 1 and 2 are the windows that the keys were named for. ]]
+--[[ The shard's head as numbers, or an error reply. Its clock does not run back: after a failover to a server whose
+  clock is behind it stands still, or the events of a window that has begun would not be looked for any more. ARGV 1 and
+  2 are the windows that the keys were named for. ]]
 local function look(keys, args)
   if #keys ~= SHARD_KEYS then
     return nil, redis.error_reply('RBFORM a shard has ' .. SHARD_KEYS .. ' keys')
@@ -66,7 +67,8 @@ local function look(keys, args)
     shard = tonumber(field[1]), low = tonumber(field[2]), high = tonumber(field[3]),
     parts = tonumber(field[4]), part = tonumber(field[5]), version = tonumber(field[6]), state = field[7],
     start_ms = tonumber(field[8]), unit_ms = tonumber(field[9]), sign = tonumber(field[10]), operator = field[11],
-    shards = tonumber(field[15] or MOST_EPOCH), recent_ms = recent_ms, now = now, submissions = tonumber(field[13] or 0), points = tonumber(field[14] or 0),
+    submissions = tonumber(field[13] or 0), points = tonumber(field[14] or 0), shards = tonumber(field[15] or MOST_EPOCH),
+    recent_ms = recent_ms, now = now,
     elapsed = math.min(math.max(math.floor((now - field[8]) / field[9]), 0), SPAN - 1),
   }
 end
