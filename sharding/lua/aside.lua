@@ -53,7 +53,7 @@ local function rb1_remove(keys, args)
     return redis.error_reply('RBBACKLOG the outbox is full')
   end
   local reply, asked, results, lost = { head.version }, {}, outbox_results(head), 0
-  local wrote = false
+  local wrote = 0
   for at = REMOVE_HEAD + 1, #args, 2 do
     local member, event = args[at], args[at + 1]
     local packed, key = row_of(keys, member)
@@ -66,7 +66,7 @@ local function rb1_remove(keys, args)
       code = DUPLICATE
     elseif packed then
       code, detail = APPLIED, text(packed)
-      points, left, wrote = points_of(head, packed), 0, true
+      points, left, wrote = points_of(head, packed), 0, wrote + 1
       set_aside(keys, key, member)
       redis.call('HSET', keys[RECENT], member, recent .. event)
       lost = lost + (key == ROWS and points or 0)
@@ -77,13 +77,12 @@ local function rb1_remove(keys, args)
     reply[#reply + 1] = code
     reply[#reply + 1] = detail
   end
-  if wrote then
+  if wrote > 0 then
     expire_window(keys[RECENT], tonumber(args[1]), head.recent_ms)
     write_down(keys, cmsgpack.pack(asked), args[4], results)
-    redis.call('HINCRBY', keys[HEAD], 'points', text(-lost))
-  else
-    touch(keys, head)
+    count_moves(keys, wrote, -lost)
   end
+  touch(keys, head)
   return reply
 end
 
@@ -105,7 +104,7 @@ local function rb1_hide(keys, args)
   if head.state == 'frozen' then
     return redis.error_reply('RBSTATE frozen')
   end
-  local reply, gained = { head.version }, 0
+  local reply, changed, gained = { head.version }, 0, 0
   for at = ASIDE_HEAD + 1, #args, 2 do
     local member, wanted = args[at], args[at + 1] == '1' and ASIDE or ROWS
     local packed, key = row_of(keys, member)
@@ -115,7 +114,7 @@ local function rb1_hide(keys, args)
     elseif not packed then
       code = IS_REMOVED
     elseif key ~= wanted then
-      code = APPLIED
+      code, changed = APPLIED, changed + 1
       redis.call('ZREM', keys[key], member)
       redis.call('ZADD', keys[wanted], text(packed), member)
       gained = gained + (wanted == ROWS and 1 or -1) * points_of(head, packed)
@@ -123,7 +122,7 @@ local function rb1_hide(keys, args)
     reply[#reply + 1] = code
     reply[#reply + 1] = detail
   end
-  redis.call('HINCRBY', keys[HEAD], 'points', text(gained))
+  count_moves(keys, changed, gained)
   touch(keys, head)
   return reply
 end

@@ -58,6 +58,8 @@ local function rb1_load(keys, args)
   if #aside > 0 then
     redis.call('ZADD', keys[ASIDE], unpack(aside))
   end
+  count_moves(keys, (#rows + #aside) / 2, 0)
+  touch(keys, head)
   if #epochs > 0 then
     redis.call('HSET', keys[EPOCHS], unpack(epochs))
   end
@@ -86,7 +88,7 @@ local function rb1_repair(keys, args)
     return redis.error_reply('RBFORM five arguments a player')
   end
   local reply, asked, results, gained = {}, {}, outbox_results(head), 0
-  local wrote = false
+  local wrote = 0
   for at = 4, #args, REPAIR_ITEM do
     local member, seen, wanted, epoch = args[at], args[at + 1], args[at + 2], tonumber(args[at + 3])
     local packed, key = row_of(keys, member)
@@ -119,18 +121,17 @@ local function rb1_repair(keys, args)
         gained = gained + after - before
       end
       gain, points = after - before, after
-      wrote = true
+      wrote = wrote + 1
     end
     local slot = #asked
     asked[slot + 1], asked[slot + 2], asked[slot + 3] = member, gain, args[at + 4]
     results[#results + 1] = points
   end
-  if wrote then
+  if wrote > 0 then
     write_down(keys, cmsgpack.pack(asked), args[3], results)
-    redis.call('HINCRBY', keys[HEAD], 'points', text(gained))
-  else
-    touch(keys, head)
+    count_moves(keys, wrote, gained)
   end
+  touch(keys, head)
   return reply
 end
 

@@ -425,7 +425,7 @@ def test_every_read_agrees_with_a_sorted_list(service: Service) -> None:
         ),
     )
     print(f"\n{RUNS} runs of {STEPS} steps: {dict(Machine.happened)}")
-    assert {"submitted", "removed", "hidden", "closed", "ranges changed", "move begun"} <= Machine.happened.keys()
+    assert {"submitted", "removed", "hidden", "ranges changed", "move begun"} <= Machine.happened.keys()
 
 
 # -- agreement
