@@ -1,6 +1,7 @@
 """The HTTP API in this process, on real servers: routes, decoding, caches, everything up to the socket."""
 
 import itertools
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -77,10 +78,10 @@ def http_service(
         users = [{"user_id": player, "username": f"name {number}"} for number, player in enumerate(players)]
         status, answer = api.call("POST", f"{BASE}/users:batch", users)
         assert (status, answer["created"]) == (200, len(players))
-        numbers = itertools.count(1)
+        mark, numbers = secrets.token_hex(4), itertools.count(1)  # every module has its own boards in one cluster
 
         def open_board(cuts: list[int], *, splits: int = 1, late: bool = False, **rules: Any) -> ShardMap:
-            board = Board(name=f"reads-{next(numbers)}", **rules)
+            board = Board(name=f"http-{mark}-{next(numbers)}", **rules)
             kept = kept_boards.NewBoard(board.name, board.kind.value, board.operator.value, board.order.value)
             kept_boards.create(engine, kept)
             current = period_at(board.kind, datetime.now(UTC))
