@@ -261,7 +261,7 @@ def seeded(settings: Settings, players: int) -> Iterator[tuple[Measuring, float]
         try:
             empty = Measuring(stack, engine, leaderboard, shard_map).used_memory()
             console.print(f"Seeding {players:,} players …")
-            seed(engine, leaderboard, players, 3 * players, lambda *_: None, rng=random.Random(1))
+            seed(engine, leaderboard, players, 2 * players, lambda *_: None, rng=random.Random(1))
             measuring = Measuring(stack, engine, leaderboard, shard_map)
             with _beat_asleep(stack):
                 yield measuring, measuring.used_memory() - empty
