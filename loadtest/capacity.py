@@ -52,7 +52,7 @@ class Assumptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     )
     least_primaries: Annotated[_Count, Meta(description="with fewer nobody is left to elect a new one")] = 3
     least_shards: Annotated[int, Meta(ge=16, le=4096, description="the setting's default")] = 16
-    shards_per_primary: Annotated[_Count, Meta(description="so that there is something to balance with")] = 4
+    shards_per_primary: Annotated[_Count, Meta(description="something to balance with; exact ranks ask each")] = 2
     players_per_bucket: Annotated[_Amount, Meta(description="small enough that a directory bucket stays compact")] = 200
     least_buckets: Annotated[_Count, Meta(description="the setting's default")] = 16_384
     retry_s: Annotated[_Amount, Meta(description="s: two windows of an hour in which a retry is recognised")] = 7_200
@@ -212,8 +212,9 @@ class Plan:
             notes.append(f"One Redis Cluster should not have more than {_MOST_NODES:,} nodes: use several.")
         if self["primaries"] > self["shards"]:
             notes.append(
-                "There are more primaries than shards, because every exact rank asks every shard: answer such reads"
-                " from replicas or for a moment from memory, or let players ask for recent ranks."
+                "There are more primaries than shards, and one without a shard helps little: what costs most is that an"
+                " exact rank asks every shard, so let players see ranks that are a moment old, or spread them over"
+                " several boards."
             )
         if self["postgres_cores"] > _MOST_POSTGRES_CORES:
             notes.append(
