@@ -44,14 +44,17 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class MemoryOfBoard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bytes per player of a board of so many, in one copy.
+    """Bytes per player of a board of so many, in one copy: of those `seeded`, who played and have a row.
 
     `by_kind`: MEMORY USAGE of every key, by kind of key. `bare`: of bare sorted sets of the same members. `told`: how
-    much `used_memory` of the primaries grew, whatever for.
+    much `used_memory` of the primaries grew, whatever for. `each`: bytes of one entry of a kind of key, where not every player has one.
     """
 
+    on: str
+    seeded: int
     players: int
     by_kind: dict[str, float]
+    each: dict[str, float]
     bare: float
     told: float
 
@@ -62,7 +65,11 @@ class MemoryOfBoard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The costs, and how they came about. `memory` has one entry for each size of board, the smallest first."""
+    """The costs, and how they came about. `memory` has one entry for each size of board, the smallest first.
+
+    Bytes in Redis are those of the largest board, whenever it was measured: they change with its size, and with the
+    layout of keys, but not with the speed of anything.
+    """
 
     on: str
     machine: str

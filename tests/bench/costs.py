@@ -2,10 +2,12 @@
 
     PYTHONPATH=tests python -m bench.costs --players 100000 1000000 --seconds 10
 
-For each size of board a stack of its own; the costs are those of the largest. What a read costs more for every shard
-that has to be asked comes from two more stacks, of few and of many shards. Beat sleeps while the load runs, so that
-no task of the workers is counted as the load's. The outboxes fill meanwhile and are then drained by this process, with
-the worker's own code: what that takes is the worker's cost of a row.
+For each size of board a stack of its own. CPU time is that of the largest measured now. Bytes in Redis are those of the
+largest that the file knows: a million players take their time to seed, and their bytes change with no speed. What a
+read costs more for every shard that has to be asked comes from two more stacks, of few and of many shards.
+
+Beat sleeps while the load runs, so that no task of the workers is counted as the load's. The outboxes fill meanwhile
+and are then drained by this process, with the worker's own code: what that takes is the worker's cost of a row.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from cli.options import settings_of_command
 from cli.seed import seed
 from cli.stack import Stack
 from cli.temporary import temporary_stack
-from loadtest.costs import Costs, Measured, MemoryOfBoard
+from loadtest.costs import Costs, Measured, MemoryOfBoard, measured
 from loadtest.processes import cpu_seconds, parts_of, spent
 from loadtest.workload import Workload
 from records import partitions, snapshots
@@ -159,19 +161,22 @@ class Measuring:
 
     # -- sizes
 
-    def memory(self, told: float) -> tuple[MemoryOfBoard, dict[str, float]]:
-        """Bytes per player of the board, and the bytes of one entry of each kind of key."""
+    def memory(self, seeded: int, told: float) -> MemoryOfBoard:
+        """Bytes per player of the board, and of one entry of each kind of key."""
         sizes, counts, bare = self._memory(), self._counts(), self._bare()
         players = int(counts["rows"])
         events = counts["events"] * EVENT_BYTES
-        board = MemoryOfBoard(
+        each = {kind: sizes[kind] / counts[kind] for kind in ("rows", "directory", "epochs", "gone")}
+        each["recent"] = (sizes["recent"] - events) / counts["recent"]
+        return MemoryOfBoard(
+            on=_today(),
+            seeded=seeded,
             players=players,
             by_kind={kind: round(size / players, 2) for kind, size in sorted(sizes.items())},
+            each={kind: round(size, 2) for kind, size in each.items()},
             bare=round(bare / players, 2),
             told=round(told / players, 2),
         )
-        each = {kind: sizes[kind] / counts[kind] for kind in ("rows", "directory", "epochs", "gone")}
-        return board, {**each, "recent": (sizes["recent"] - events) / counts["recent"]}
 
     def _memory(self) -> dict[str, float]:
         sizes: dict[str, float] = defaultdict(float)
@@ -186,9 +191,7 @@ class Measuring:
             match kind := _kind(key):
                 case "rows":
                     counts[kind] += client.zcard(key)
-                case "directory" | "epochs" | "gone":
-                    counts[kind] += client.hlen(key)
-                case "recent":
+                case "directory" | "epochs" | "gone" | "recent":
                     counts[kind] += client.hlen(key)
                 case "head":
                     counts["events"] += int(client.hget(key, "submissions") or 0)
@@ -302,7 +305,7 @@ def measure(settings: Settings, players: int, seconds: float, slope: dict[str, f
         moving = here.singles(seconds, highest=200)
         batches = here.batches(seconds)
         reads = here.reads(seconds)
-        board, each = here.memory(told)
+        board = here.memory(players, told)
         disk = here.disk()
 
     def of_move(part: str) -> float:
@@ -321,12 +324,7 @@ def measure(settings: Settings, players: int, seconds: float, slope: dict[str, f
         "primary_us_per_read_and_shard": slope["redis primaries"],
         "worker_us_per_row": batches.us["worker"],
         "postgres_us_per_row": batches.us["postgres"],
-        "bytes_per_row": each["rows"],
-        "bytes_per_entry": each["directory"],
-        "bytes_per_epoch": each["epochs"],
-        "bytes_per_tombstone": each["gone"],
-        "bytes_per_recent_player": each["recent"],
-        "bytes_per_recent_event": EVENT_BYTES,
+        **_bytes_of(board),
         "bytes_per_outbox_row": singles.outbox_bytes,
         "bytes_per_game": disk["games"],
         "bytes_per_user": disk["users"],
@@ -335,9 +333,25 @@ def measure(settings: Settings, players: int, seconds: float, slope: dict[str, f
     return msgspec.convert({name: round(value, 2) for name, value in costs.items()}, Costs), board
 
 
+def _bytes_of(board: MemoryOfBoard) -> dict[str, float]:
+    """The costs that the memory of a board tells."""
+    return {
+        "bytes_per_row": board.each["rows"],
+        "bytes_per_entry": board.each["directory"],
+        "bytes_per_epoch": board.each["epochs"],
+        "bytes_per_tombstone": board.each["gone"],
+        "bytes_per_recent_player": board.each["recent"],
+        "bytes_per_recent_event": EVENT_BYTES,
+    }
+
+
+def _today() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--players", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes of board")
+    ask.add_argument("--players", type=int, nargs="+", default=[100_000], help="sizes of board")
     ask.add_argument("--seconds", type=float, default=10.0, help="of each load")
     ask.add_argument("--to", type=Path, default=FILE)
     wanted = ask.parse_args()
@@ -346,15 +360,18 @@ def main() -> None:
     few, many = (reads_over(settings, shards, sizes[0], wanted.seconds) for shards in (SHARDS, MANY_SHARDS))
     slope = {part: (many.us[part] - few.us[part]) / (MANY_SHARDS - SHARDS) for part in few.us}
     results = [measure(settings, players, wanted.seconds, slope) for players in sizes]
+    known = measured().memory if wanted.to == FILE else []
+    boards = {board.seeded: board for board in [*known, *(board for _, board in results)]}
+    memory = [boards[size] for size in sorted(boards)]
     found = Measured(
-        on=f"{datetime.now(UTC):%Y-%m-%d}",
+        on=_today(),
         machine=f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}",
         how=(
             f"`make costs`: an embedded stack with {sizes[-1]:,} players on {SHARDS} shards, loads of"
             f" {wanted.seconds:g} s over {CONNECTIONS} connections, load generator and all servers on the same cores"
         ),
-        costs=results[-1][0],
-        memory=[board for _, board in results],
+        costs=msgspec.structs.replace(results[-1][0], **_bytes_of(memory[-1])),
+        memory=memory,
     )
     wanted.to.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
     console.print_json(wanted.to.read_text())
