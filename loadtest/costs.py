@@ -47,7 +47,8 @@ class MemoryOfBoard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Bytes per player of a board of so many, in one copy: of those `seeded`, who played and have a row.
 
     `by_kind`: MEMORY USAGE of every key, by kind of key. `bare`: of bare sorted sets of the same members. `told`: how
-    much `used_memory` of the primaries grew, whatever for. `each`: bytes of one entry of a kind of key, where not every player has one.
+    much `used_memory` of the primaries grew, whatever for. `each`: bytes of one entry of a kind of key, where not every
+    player has one.
     """
 
     on: str
