@@ -347,10 +347,10 @@ class ClusterClient:
         node.breaker.succeeded()
         node.give_back(connection)
         node.counts.answered(len(message.indexes), len(replies), time.monotonic() - message.sent_at)
-        if message.ack_ms:
-            node.counts.waited(confirmed=confirmed)
-        if message.ack_ms and replies and not confirmed:
-            self._doubt(exchange, node, replies)
+        if message.ack_ms and not confirmed:
+            node.counts.unconfirmed()
+            if replies:
+                self._doubt(exchange, node, replies)
         for index, reply in replies.items():
             exchange.answer(index, reply, confirmed)
         if lacks_library:
