@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench import growth, measures
+from bench import growth, measures, moves
 from bench.measures import Bench, Pair
 from cli.options import settings_of_command
 from cli.seed import seed
@@ -53,6 +53,14 @@ LINES = [
     Line("`POST /scores:batch` of 500", "submissions/s", "pipelined `ZINCRBY`, one node", 0.5, measures.batches),
     Line("write function, batches of 100", "submissions/s of server time", "`ZINCRBY`", 1.3, measures.write_function),
     Line("exact rank over 16 shards, 64 connections", "requests/s", "bare Flask route", 0.6, measures.standings),
+    Line("range move", "players/s", "what is promised", 1.0, moves.range_move),
+    Line(
+        "`POST /scores` while a range moves gently, 8 connections",
+        "requests/s",
+        "just before",
+        0.5,
+        moves.writes_meanwhile,
+    ),
     Line("top 10, 64 connections", "requests/s", "bare Flask route", 0.9, measures.tops),
 ]
 
