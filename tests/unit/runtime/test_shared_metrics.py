@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 
 from api import metrics as _api  # noqa: F401
 from k8s.reconciler import metrics as _reconciler  # noqa: F401
+from sharding import leaderboard as _leaderboard  # noqa: F401
 from workers import metrics as _workers  # noqa: F401
 
 ROOT = Path(__file__).parents[3]
