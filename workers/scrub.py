@@ -102,6 +102,8 @@ def _keep(leaderboard: Leaderboard, shard_map: ShardMap, position: Position) -> 
 
 
 def _count(shard_map: ShardMap, done: Repairs) -> None:
+    for kind in ("rows", "entries"):
+        metrics.scrubbed.labels(shard_map.name.board, kind).inc(getattr(done, kind))
     for kind in ("pointed", "buried", "restored", "missing", "passed_over"):
         if count := getattr(done, kind):
             metrics.scrub_repairs.labels(shard_map.name.board, kind).inc(count)

@@ -39,6 +39,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from runtime.deadlines import Deadline
+from runtime.metrics import NodeCounts
 from sharding.cluster.breaker import Breaker
 from sharding.errors import LeaderboardError, Outcome, ShardOutcomeUnknown, ShardUnavailable
 from sharding.slots import SLOTS
@@ -97,6 +98,7 @@ class _Node:
     def __init__(self, address: str, timeout_s: float, connections: int) -> None:
         self.address = address
         self.breaker = Breaker()
+        self.counts = NodeCounts(address)
         #: until when nobody need wait for this node's replicas: it has none
         self.alone_until = 0.0
         self._timeout_s = timeout_s
@@ -287,6 +289,7 @@ class ClusterClient:
 
     def _refuse(self, exchange: _Exchange, address: str, indexes: list[int]) -> None:
         """The node is taken to be down: calls whose slot has no other owner by now fail at once."""
+        self._node(address).counts.not_sent(len(indexes))
         self.refresh(deadline=exchange.deadline)
         exchange.give_up(index for index in indexes if self._owners[exchange.calls[index].slot] == address)
 
@@ -315,6 +318,7 @@ class ClusterClient:
             if connected:
                 exchange.doubt(indexes)
             node.lose(connection, error, began)
+            node.counts.unanswered(len(indexes))
             return None
         except BaseException as error:
             node.lose(connection, error, began)
@@ -354,14 +358,18 @@ class ClusterClient:
             # Without the answer to its WAIT a reply counts for nothing: a failover may be taking it back just now.
             exchange.doubt([*unread, *replies])
             node.lose(connection, error, message.sent_at)
+            node.counts.unanswered(len(message.indexes))
             return
         except BaseException as error:
             node.lose(connection, error, message.sent_at)
             raise
         node.breaker.succeeded()
         node.give_back(connection)
-        if message.ack_ms and replies and not confirmed:
-            self._doubt(exchange, node, replies)
+        node.counts.answered(len(message.indexes), len(replies), time.monotonic() - message.sent_at)
+        if message.ack_ms and not confirmed:
+            node.counts.unconfirmed()
+            if replies:
+                self._doubt(exchange, node, replies)
         for index, reply in replies.items():
             exchange.answer(index, reply, confirmed)
         if lacks_library:

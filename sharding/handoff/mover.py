@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from runtime import failpoints
+from runtime import failpoints, metrics
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer
 from sharding.directory import Directory, Entry
@@ -133,7 +133,10 @@ class Mover:
         entries = {member: to.entry for member, to in moved.items()}
         pointed = self._directory.point(shard_map, entries, deadline)
         failpoints.reach("handoff.pointed")
-        self._finish(shard_map, {member: movers[member] for member in moved if member in pointed.entries}, deadline)
+        arrived = {member: movers[member] for member in moved if member in pointed.entries}
+        self._finish(shard_map, arrived, deadline)
+        metrics.moves_finished.inc(len(arrived))
+        metrics.moves_left.inc(len(movers) - len(arrived))
         failpoints.reach("handoff.finished")
         return found | moved
 

@@ -42,7 +42,7 @@ class _Moves(NamedTuple):
 
 def range_move(bench: Bench) -> Pair:
     """Players a second, with nobody else about."""
-    with cpu_spent(bench.stack) as spent, _moving(bench.stack.settings, players_per_s=1e9) as stop:
+    with _moving(bench.stack.settings, players_per_s=1e9) as stop, cpu_spent(bench.stack) as spent:
         time.sleep(bench.seconds)
         moves = stop()
     cpu_us = {name: seconds / moves.players * 1e6 for name, seconds in spent.items()}
@@ -61,7 +61,7 @@ def writes_meanwhile(bench: Bench) -> Pair:
             yield load.post("/api/v1/scores", key, msgspec.json.encode(body))
 
     before = load.run(bench.url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
-    with cpu_spent(bench.stack) as spent, _moving(bench.stack.settings, players_per_s=GENTLE_PER_S) as stop:
+    with _moving(bench.stack.settings, players_per_s=GENTLE_PER_S) as stop, cpu_spent(bench.stack) as spent:
         meanwhile = load.run(bench.url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
         stop()
     assert before.failed == meanwhile.failed == 0, "a request failed"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import redis
+from prometheus_client import REGISTRY
 
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
@@ -495,6 +496,9 @@ def test_a_paused_primary_costs_nobody_more_than_the_deadline(
     assert ledger.unconfirmed <= members
     assert ledger.refused & members == set()
     assert ledger.unknown
+    for why in ("unanswered", "not_sent"):
+        labels = {"node": str(paused), "outcome": why}
+        assert REGISTRY.get_sample_value("rangeboard_redis_failed_calls_total", labels), why
 
 
 @pytest.mark.parametrize("connected", [True, False])

@@ -22,6 +22,7 @@ from sharding.leaderboard import RankMode, Submission
 from sharding.players import PlayerId
 from sharding.scrub import START, Position, Repairs, Scrub
 from sharding.submissions import Status
+from workers import metrics
 from workers.scrub import scrub
 from workers.verify import verify
 
@@ -39,8 +40,11 @@ def scrubbed(damage: Damage) -> dict[str, int]:
     rig = damage.rig
     repairs = []
     for _ in range(2):
+        looked_at = metrics.scrubbed.labels(rig.shard_map.name.board, "rows")._value
+        before = looked_at.get()
         done = scrub(rig.leaderboard, rig.engine, rig.shard_map, Deadline.after(60), players_per_s=1e6, settle_s=0.05)
         assert done is not None
+        assert looked_at.get() - before == done.rows
         repairs.append(
             {kind: count for kind, count in asdict(done).items() if count and kind not in {"rows", "entries"}}
         )
