@@ -58,11 +58,13 @@ def test_a_new_map_moves_rows_and_keeps_ranks(
 def test_a_range_that_is_split_by_player_hash_sends_rows_to_their_parts(
     leaderboard: Leaderboard, open_board: Callable[..., ShardMap], before: int
 ) -> None:
-    """Packed scores do not give these strays away. They are more than one call looks at, and many have equal points."""
+    """Packed scores do not give these strays away. They are more than one call looks at, and many have equal points;
+    and as many of them are hidden."""
     shard_map = open_board([100], splits=before)
-    players = [PlayerId(f"player-{number}") for number in range(1200)]
-    submissions = [Submission(player, 101 + number // 300, "m1") for number, player in enumerate(players)]
+    players = [PlayerId(f"player-{number}") for number in range(2400)]
+    submissions = [Submission(player, 101 + number // 600, "m1") for number, player in enumerate(players)]
     leaderboard.submit(shard_map.name, submissions, Deadline.after(10), rank=RankMode.NONE)
+    leaderboard.hide(shard_map.name, dict.fromkeys(players[::2], True), Deadline.after(10))
     best, worst = shard_map.ranges
     split = replace(best, shards=(*best.shards, 8, 9))
     wanted = leaderboard.rebalancer.switch(replace(shard_map, version=2, ranges=(split, worst)))
