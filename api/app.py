@@ -19,7 +19,9 @@ from api.auth import Keys
 from api.batches import BatchAnswers
 from api.boards import BoardAnswers, BoardRules
 from api.endpoints import Endpoint, Served, refusal, serving
+from api.finals import Rankings
 from api.health import HealthAnswers
+from api.history import HistoryAnswers
 from api.metrics import NO_ENDPOINT, observe_request, on_own_port
 from api.names import Names
 from api.newcomers import Newcomers
@@ -33,6 +35,7 @@ from records import api_keys, boards, players
 from records.engine import connect
 from runtime.settings import Settings, load
 from sharding.boards import Board
+from sharding.cursors import Cursors
 from sharding.leaderboard import Leaderboard
 from sharding.players import PlayerId
 
@@ -47,14 +50,16 @@ def create_app(settings: Settings | None = None) -> Flask:
     leaderboard = Leaderboard.connect(settings, known_players=newcomers.admitted)
     rules = BoardRules(partial(boards.get, engine))
     names = Names(partial(players.profiles, engine))
+    rankings = Rankings(leaderboard, engine, rules, Cursors.of(settings))
     late = timedelta(minutes=settings.late_minutes)
     scores = ScoreAnswers(leaderboard, rules, late=late)
     endpoints = [
         *scores.endpoints(),
         *BatchAnswers(leaderboard, scores.admit).endpoints(),
-        *RankingAnswers(leaderboard, rules, names).endpoints(),
+        *RankingAnswers(rankings, rules, names).endpoints(),
+        *HistoryAnswers(engine, rules, names).endpoints(),
         *UserAnswers(engine).endpoints(),
-        *StatsAnswers(leaderboard, rules).endpoints(),
+        *StatsAnswers(rankings, rules).endpoints(),
         *BoardAnswers(engine).endpoints(),
         *HealthAnswers(leaderboard, rules, partial(boards.get, engine, _DEFAULT_BOARD)).endpoints(),
     ]

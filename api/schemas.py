@@ -160,6 +160,11 @@ RankIs = Annotated[
 ]
 
 
+Final = Annotated[
+    Literal[True] | UnsetType, Meta(description="The period is over, and read from its archive; as_of: since when")
+]
+
+
 class Ranked(TypedDict):
     """The members of a row."""
 
@@ -195,6 +200,7 @@ class Entries(_OnBoard, kw_only=True):
     cursor: Annotated[str, Meta(description="For the rows behind the last one, whatever changes")] | UnsetType = UNSET
     next: Annotated[str, Meta(description="The address of the rows that follow")] | UnsetType = UNSET
     names: Literal["unavailable"] | UnsetType = UNSET
+    final: Final = UNSET
 
 
 class Standing(_OnBoard, kw_only=True):
@@ -210,6 +216,7 @@ class Standing(_OnBoard, kw_only=True):
     total_players: int
     as_of: datetime
     names: Literal["unavailable"] | UnsetType = UNSET
+    final: Final = UNSET
 
 
 class LookedUpEntry(_Answer, kw_only=True):
@@ -233,6 +240,7 @@ class LookedUp(_OnBoard, kw_only=True):
     entries: list[LookedUpEntry]
     not_found: list[str]
     names: Literal["unavailable"] | UnsetType = UNSET
+    final: Final = UNSET
 
 
 class Stats(_OnBoard, kw_only=True):
@@ -243,6 +251,37 @@ class Stats(_OnBoard, kw_only=True):
     average_score: float | None
     submissions: int
     shards: int
+    final: Final = UNSET
+
+
+class HistoryQuery(_Form, frozen=True, kw_only=True):
+    """How many past periods, and before which one."""
+
+    board: BoardName = "global"
+    limit: Annotated[int, Meta(ge=1, le=100)] = 12
+    before: Annotated[str | None, Meta(description="A period: only earlier ones; from an answer's next")] = None
+
+
+class PastStanding(_Answer, kw_only=True):
+    """A player's end in a period that is over. `percentile`: the share of players who ranked no better."""
+
+    month: str | UnsetType = UNSET
+    period: str | UnsetType = UNSET
+    rank: int
+    score: int
+    total_players: int
+    percentile: float
+
+
+class History(_Answer, kw_only=True):
+    """A player's final ranks, the latest period first. Periods in which the player did not play are left out."""
+
+    board: str
+    user_id: str
+    display_name: str | None
+    entries: list[PastStanding]
+    next: Annotated[str, Meta(description="The address of the periods before these")] | UnsetType = UNSET
+    names: Literal["unavailable"] | UnsetType = UNSET
 
 
 # -- players

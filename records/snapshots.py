@@ -24,7 +24,21 @@ from records.tables import leaderboard_snapshots as snapshots
 _FIELDS = ("rank", "points", "month", "user_id", "board", "period")
 _COPY = f"COPY leaderboard_snapshots ({', '.join(_FIELDS)}) FROM STDIN (NULL '{copytext.NULL}')"
 _BUFFER_BYTES = 1 << 18
-_MOST_PERIODS = 120
+_AHEAD = """
+    WITH RECURSIVE halved(low, high) AS (
+        SELECT CAST(0 AS bigint), CAST(:players AS bigint)
+        UNION ALL
+        SELECT CASE WHEN better THEN middle + 1 ELSE low END, CASE WHEN better THEN high ELSE middle END
+        FROM (SELECT low, high, (low + high) / 2 AS middle,
+                     (SELECT points {better} :points FROM leaderboard_snapshots
+                      WHERE month = :month AND board = :board AND period = :period AND rank = (low + high) / 2 + 1)
+                     AS better
+              FROM halved WHERE low < high) AS step
+    )
+    SELECT low FROM halved WHERE low = high
+"""
+_AHEAD_DESC = text(_AHEAD.format(better=">"))
+_AHEAD_ASC = text(_AHEAD.format(better="<"))
 _UNHURRIED = text("SET LOCAL statement_timeout = 0")
 
 
@@ -123,18 +137,6 @@ def check(engine: Engine, board: str, period: str, *, descending: bool) -> Check
 # -- reading
 
 
-def total(engine: Engine, board: str, period: str) -> int | None:
-    """How many players a period that is over has; None if its final ranking is not stored."""
-    whole = archives.of_period(engine, board, period).get(archives.WHOLE)
-    return whole.players if whole is not None and whole.state == "archived" else None
-
-
-def points_sum(engine: Engine, board: str, period: str) -> int | None:
-    """The sum of all players' points of a period that is over; None if its final ranking is not stored."""
-    whole = archives.of_period(engine, board, period).get(archives.WHOLE)
-    return whole.points if whole is not None and whole.state == "archived" else None
-
-
 def page(engine: Engine, board: str, period: str, offset: int, limit: int) -> list[FinalRow]:
     """The rows of ranks offset+1 … offset+limit."""
     return _rows(engine, board, period, offset + 1, offset + limit)
@@ -170,27 +172,19 @@ def find_many(engine: Engine, board: str, period: str, user_ids: Collection[str]
         return {row.user_id: FinalRow(*row) for row in connection.execute(wanted)}
 
 
-def ahead_of(engine: Engine, board: str, period: str, points: int, players: int, *, descending: bool) -> int:
+def ahead_of(engine: Engine, board: str, period: str, points: int, players: int, descending: bool) -> int:
     """How many of so many `players` ended with better points than these.
 
-    Points follow the rank, so it halves the ranks: thirty look-ups in an index, however many players there are.
+    Points follow the rank, so it halves the ranks: one statement, and thirty look-ups in an index, however many players
+    there are.
     """
-    rows = snapshots.c
-    low, high = 0, players
+    given = {"month": month_of(period), "board": board, "period": period, "points": points, "players": players}
     with reading(engine) as connection:
-        while low < high:
-            middle = (low + high) // 2
-            at = select(rows.points).where(*_of(board, period), rows.rank == middle + 1)
-            found = connection.execute(at).scalar_one()
-            if found > points if descending else found < points:
-                low = middle + 1
-            else:
-                high = middle
-    return low
+        return int(connection.execute(_AHEAD_DESC if descending else _AHEAD_ASC, given).scalar_one())
 
 
-def history(engine: Engine, board: str, user_id: str) -> list[PastRow]:
-    """A player's final ranks on a board, the latest period first; at most the last 120."""
+def history(engine: Engine, board: str, user_id: str, *, limit: int, before: str | None = None) -> list[PastRow]:
+    """A player's final ranks on a board, the latest period first; `before`: only periods earlier than this one."""
     rows, states = snapshots.c, archive_table.c
     theirs = (
         select(rows.period, rows.rank, rows.points, states.players)
@@ -198,8 +192,10 @@ def history(engine: Engine, board: str, user_id: str) -> list[PastRow]:
         .where(rows.board == board, rows.user_id == user_id)
         .where(states.shard == archives.WHOLE, states.state == "archived")
         .order_by(rows.period.desc())
-        .limit(_MOST_PERIODS)
+        .limit(limit)
     )
+    if before is not None:
+        theirs = theirs.where(rows.period < before)
     with reading(engine) as connection:
         return [PastRow(*row) for row in connection.execute(theirs)]
 

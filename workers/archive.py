@@ -109,9 +109,9 @@ class Archive:
         failpoints.reach("archive.drained")
         self._copy(shard_map, report)
         players, points = self._verify(shard_map)
-        archives.record(
-            self._engine, name.board, name.period, archives.WHOLE, "archived", players=players, points=points
-        )
+        submissions = self._leaderboard.stats(name, _soon()).submissions
+        told = {"players": players, "points": points, "submissions": submissions}
+        archives.record(self._engine, name.board, name.period, archives.WHOLE, "archived", **told)
         failpoints.reach("archive.recorded")
         self._expire(shard_map, now)
         log.info("period_archived", board=name.board, period=name.period, players=players)

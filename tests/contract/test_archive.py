@@ -216,7 +216,10 @@ def test_reads_are_the_same_before_and_after_the_keys_are_gone(open_one: OpenBoa
     board.destroy()
     with pytest.raises(UnknownBoard):
         board.leaderboard.top(name, 0, 10, soon())
-    total = snapshots.total(engine, name.board, name.period)
+    whole = archives.final(engine, name.board, name.period)
+    assert whole is not None
+    assert (whole.submissions, whole.players) == (1_500, 500)
+    total = whole.players
     assert total == 500
     for offset, page in pages.items():
         assert page.total == total
@@ -233,12 +236,12 @@ def test_reads_are_the_same_before_and_after_the_keys_are_gone(open_one: OpenBoa
     }
     final = [points for _, _, points in stored(board)]
     for points in (final[0] + 1, final[0], final[100], final[-1], final[-1] - 1):
-        counted = snapshots.ahead_of(engine, name.board, name.period, points, total, descending=True)
+        counted = snapshots.ahead_of(engine, name.board, name.period, points, total, True)
         assert counted == sum(other > points for other in final)
     assert snapshots.standing(engine, name.board, name.period, "nobody") is None
     assert snapshots.surrounding(engine, name.board, name.period, "nobody", 4, total) is None
-    assert snapshots.total(engine, name.board, "2031-01") is None
-    [past] = snapshots.history(engine, name.board, players[0])
+    assert archives.final(engine, name.board, "2031-01") is None
+    [past] = snapshots.history(engine, name.board, players[0], limit=5)
     assert (past.period, past.rank, past.players) == (name.period, standings[players[0]].row.rank, 500)
     with pytest.raises(RebuildRefused, match="archived"):
         Rebuild(board.leaderboard, engine, name).whole(lambda _done, _of: None)
