@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from api import problems
+from api.admin import AdminAnswers
 from api.auth import Keys
 from api.batches import BatchAnswers
 from api.boards import BoardAnswers, BoardRules
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         *UserAnswers(engine).endpoints(),
         *StatsAnswers(rankings, rules).endpoints(),
         *BoardAnswers(engine).endpoints(),
+        *AdminAnswers(leaderboard, engine, rules, late=late).endpoints(),
         *HealthAnswers(leaderboard, rules, partial(boards.get, engine, _DEFAULT_BOARD)).endpoints(),
     ]
     app = _serve(endpoints, settings, Keys(partial(api_keys.find, engine)))

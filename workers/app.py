@@ -25,6 +25,7 @@ app.conf.update(
         "workers.tasks.handoff",
         "workers.tasks.archive",
         "workers.tasks.scrub",
+        "workers.tasks.jobs",
     ],
     beat_schedule=SCHEDULE,
     timezone="UTC",

@@ -18,6 +18,8 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     # A month is archived within a minute of being over. Mostly it finds nothing due, which one query tells; a crontab
     # for the first of the month would have to be caught up when it was missed, and this always is.
     "archive": {"task": "archive.close_due", "schedule": 60.0, "options": {"expires": 120}},
+    # Somebody who has asked for a job looks at its status soon.
+    "jobs": {"task": "jobs.wake_all", "schedule": 2.0, "options": {"expires": 6}},
     # Months leave the audit log once a month; looking every hour costs nothing, and no outage makes it a month later.
     "retention": {"task": "audit.drop_old_months", "schedule": 3600.0, "options": {"expires": 3600}},
 }

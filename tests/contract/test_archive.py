@@ -17,13 +17,13 @@ from runtime import failpoints
 from runtime.failpoints import FailpointReached
 from runtime.settings import Settings
 from sharding.cluster.client import Call
-from sharding.errors import PeriodClosed, UnknownBoard
+from sharding.errors import ArchiveDiffers, PeriodClosed, PeriodNotOver, RebuildRefused, UnknownBoard
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.periods import following
 from sharding.players import PlayerId
 from sharding.shard_map import cut_after
-from workers.archive import Archive, ArchiveDiffers, Closed, PeriodNotOver
-from workers.rebuild import Rebuild, RebuildRefused
+from workers.archive import Archive, Closed
+from workers.rebuild import Rebuild
 
 pytestmark = pytest.mark.servers
 

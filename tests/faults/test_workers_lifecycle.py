@@ -14,7 +14,7 @@ from records_databases import migrated_database
 from sqlalchemy import Engine
 
 from cli.servers import ServerSet
-from records import archives
+from records import archives, jobs
 from runtime.settings import Settings
 from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, period_at
@@ -45,6 +45,38 @@ def run(settings: Settings, verb: str, board: Played, *options: str, failpoints:
     done = subprocess.run(line, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     assert done.returncode in {0, -signal.SIGKILL}, done.stdout + done.stderr
     return done.returncode
+
+
+def test_a_job_whose_worker_is_killed_is_shown_as_lost_and_goes_on_when_asked_for_again(
+    leaderboard: Leaderboard, database: Engine, settings: Settings
+) -> None:
+    """`kill -9` in the middle of its work, then between its end and what it writes of it."""
+    board = open_played(leaderboard, database)
+    board.play(5_000, 6_000)
+    board.drain()
+    before = board.ranking()
+    board.destroy()
+    work = """
+import sys
+from records.engine import connect
+from runtime.settings import load
+from sharding.leaderboard import Leaderboard
+from workers.jobs import Jobs
+settings = load()
+board = Leaderboard.connect(settings, known_players=lambda _, players: players)
+Jobs(board, connect(settings.postgres_dsn, pool_size=6), settings).run(sys.argv[1])
+"""
+    for point in ("rebuild.prepared=kill", "rebuild.published=kill", ""):
+        asked = {"shard": None, "force": True}
+        job = jobs.ask_for(database, "rebuild", board.name.board, board.name.period, asked)
+        environment = msgspec.structs.replace(settings, failpoints=point).environment()
+        line = [sys.executable, "-c", work, job.id]
+        ended = subprocess.run(line, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+        assert ended.returncode == (-signal.SIGKILL if point else 0), ended.stderr
+        found = jobs.get(database, job.id)
+        assert found is not None
+        assert (found.state, found.problem) == (("failed", jobs.LOST) if point else ("done", None))
+    assert board.ranking() == before
 
 
 def killed_until_done(settings: Settings, verb: str, board: Played, *options: str, failpoints: str) -> int:
