@@ -31,6 +31,7 @@ from api.rankings import RankingAnswers
 from api.requests import JSON, request_id_of
 from api.scores import ScoreAnswers
 from api.stats import StatsAnswers
+from api.streams import StreamAnswers
 from api.users import UserAnswers
 from records import api_keys, boards, players
 from records.engine import connect
@@ -52,12 +53,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     rules = BoardRules(partial(boards.get, engine))
     names = Names(partial(players.profiles, engine))
     rankings = Rankings(leaderboard, engine, rules, Cursors.of(settings))
+    tops = RankingAnswers(rankings, rules, names)
     late = timedelta(minutes=settings.late_minutes)
     scores = ScoreAnswers(leaderboard, rules, late=late)
     endpoints = [
         *scores.endpoints(),
         *BatchAnswers(leaderboard, scores.admit).endpoints(),
-        *RankingAnswers(rankings, rules, names).endpoints(),
+        *tops.endpoints(),
+        *StreamAnswers(tops, rules, pause_ms=settings.top_cache_ms, most=settings.stream_listeners).endpoints(),
         *HistoryAnswers(engine, rules, names).endpoints(),
         *UserAnswers(engine).endpoints(),
         *StatsAnswers(rankings, rules).endpoints(),

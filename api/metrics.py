@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, make_wsgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
@@ -27,6 +27,7 @@ _requests = Histogram(
     buckets=_BUCKETS_S,
 )
 _submissions = Counter("rangeboard_submissions", "Submissions by what became of them", ["status"])
+stream_listeners = Gauge("rangeboard_stream_listeners", "Who listens to the top", multiprocess_mode="livesum")
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

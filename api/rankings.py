@@ -128,13 +128,20 @@ class RankingAnswers:
 
     def _top(self, asked: Asked, call: Call[schemas.PageQuery, None]) -> msgspec.Raw:
         """The first rows, as this process has read and encoded them a moment ago."""
-        page, limit = self._rankings.recent_top(asked.name, call.deadline), call.query.limit
-        key = (asked.name.board, asked.name.period, limit)
+        return self.encoded_top(asked, self.recent_top(asked, call.deadline), call.query, call.deadline)
+
+    def recent_top(self, asked: Asked, deadline: Deadline) -> Page:
+        """The first TOP_LENGTH rows, as they were a moment ago."""
+        return self._rankings.recent_top(asked.name, deadline)
+
+    def encoded_top(self, asked: Asked, page: Page, query: schemas.PageQuery, deadline: Deadline) -> msgspec.Raw:
+        """The answer that begins such a page, encoded once for each length asked for."""
+        key = (asked.name.board, asked.name.period, query.limit)
         known = self._encoded.get(key)
         if known is not None and known[0] is page:
             return known[1]
-        answer = self._entries(asked, self._rankings.beginning(page, limit), RankStyle.ORDINAL, call.deadline)
-        _add_following(answer, call.query)
+        answer = self._entries(asked, self._rankings.beginning(page, query.limit), RankStyle.ORDINAL, deadline)
+        _add_following(answer, query)
         encoded = msgspec.Raw(_encoder.encode(answer))
         if answer.names is UNSET:  # else the names may be there the next time
             if len(self._encoded) >= _MOST_ENCODED:

@@ -133,6 +133,13 @@ class PageQuery(RankQuery, frozen=True, kw_only=True):
     max_score: Score | None = None
 
 
+class StreamQuery(_Form, frozen=True, kw_only=True):
+    """How much of the top, of the period that is open."""
+
+    board: BoardName = "global"
+    limit: Annotated[int, Meta(ge=1, le=100)] = 10
+
+
 class AroundQuery(RankQuery, frozen=True, kw_only=True):
     """Around which score, and how many players in all."""
 
