@@ -19,6 +19,7 @@ from api.admin import AdminAnswers
 from api.auth import Keys
 from api.batches import BatchAnswers
 from api.boards import BoardAnswers, BoardRules
+from api.direct import ahead_of
 from api.endpoints import Endpoint, Served, refusal, serving
 from api.finals import Rankings
 from api.health import HealthAnswers
@@ -68,7 +69,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         *AdminAnswers(leaderboard, engine, rules, late=late).endpoints(),
         *HealthAnswers(leaderboard, rules, partial(boards.get, engine, _DEFAULT_BOARD)).endpoints(),
     ]
-    app = _serve(endpoints, settings, Keys(partial(api_keys.find, engine)))
+    app = application(endpoints, settings, Keys(partial(api_keys.find, engine)))
     app.wsgi_app = on_own_port(app.wsgi_app, settings.metrics_port)  # type: ignore[assignment,method-assign]
     return app
 
@@ -81,17 +82,20 @@ def _existing(engine: Engine, board: Board, ids: Sequence[PlayerId]) -> Collecti
     return {PlayerId(player_id) for player_id in players.existing(engine, ids)}
 
 
-def _serve(endpoints: Sequence[Endpoint], settings: Settings, keys: Keys) -> Flask:
+def application(endpoints: Sequence[Endpoint], settings: Settings, keys: Keys) -> Flask:
+    """The application that serves these endpoints and nothing else."""
     app = Flask("rangeboard", static_folder=None)
     app.url_map.merge_slashes = False
-    for endpoint in endpoints:
+    served = [(endpoint, serving(endpoint, settings, keys)) for endpoint in endpoints]
+    for endpoint, serve in served:
         app.add_url_rule(
             endpoint.path,
             f"{endpoint.method} {endpoint.path}",
-            _view(serving(endpoint, settings, keys)),
+            _view(serve),
             methods=[endpoint.method],
             provide_automatic_options=False,
         )
+    app.wsgi_app = ahead_of(app.wsgi_app, served)  # type: ignore[assignment,method-assign]
     openapi = msgspec.json.encode(document(endpoints, version("rangeboard")))
 
     @app.get("/openapi.json")

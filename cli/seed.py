@@ -46,13 +46,23 @@ class Seeded:
 
 
 def seed(
-    engine: Engine, leaderboard: Leaderboard, how_many: int, games: int, progress: Progress, *, rng: random.Random
+    engine: Engine,
+    leaderboard: Leaderboard,
+    how_many: int,
+    games: int,
+    progress: Progress,
+    *,
+    rng: random.Random,
+    scale: int = 1,
 ) -> Seeded:
-    """Make players, let them win games on the global board, and wait until the audit log has every game."""
+    """Make players, let them win games on the global board, and wait until the audit log has every game.
+
+    A win is worth 5 to 40 points, times `scale`.
+    """
     ids = _make_players(engine, how_many, progress, rng)
     name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
     start = time.monotonic()
-    wins = _wins(ids, games, rng)
+    wins = _wins(ids, games, scale, rng)
     while batch := list(islice(wins, _GAMES_AT_ONCE)):
         _submit(leaderboard, name, batch)
         progress("games", len(batch))
@@ -74,11 +84,11 @@ def _make_players(engine: Engine, how_many: int, progress: Progress, rng: random
     return ids
 
 
-def _wins(ids: list[PlayerId], games: int, rng: random.Random) -> Iterator[Submission]:
+def _wins(ids: list[PlayerId], games: int, scale: int, rng: random.Random) -> Iterator[Submission]:
     zeal = list(accumulate(rng.lognormvariate(0, _ZEAL_SIGMA) for _ in ids))
     run = secrets.token_hex(4)
     for number, player in enumerate(rng.choices(ids, cum_weights=zeal, k=games)):
-        yield Submission(player, rng.randint(_LEAST_POINTS, _MOST_POINTS), f"seed-{run}-{number}")
+        yield Submission(player, scale * rng.randint(_LEAST_POINTS, _MOST_POINTS), f"seed-{run}-{number}")
 
 
 def _submit(leaderboard: Leaderboard, name: BoardPeriod, batch: list[Submission]) -> None:

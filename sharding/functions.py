@@ -31,6 +31,7 @@ from sharding.errors import (
 )
 from sharding.keys import ShardKeys, windows_at
 from sharding.players import Member
+from sharding.submissions import Note, pack_notes
 
 VERSION = 1
 #: Of what travels from shard to shard; mirrors prelude.lua.
@@ -89,10 +90,13 @@ class Arrive(IntEnum):
 
 
 class Effect(NamedTuple):
-    """The answer to one submission; `place` is 0-based within the shard, -1 if it was not asked for."""
+    """The answer to one submission; `place` is 0-based within the shard, -1 if it was not asked for.
+
+    `detail`: the packed score of a row that is here, else bytes.
+    """
 
     code: int
-    detail: bytes
+    detail: Any
     place: int
     is_stray: int
 
@@ -169,6 +173,35 @@ class ShardCall(NamedTuple):
     args: tuple[Any, ...]
 
 
+class Asked(NamedTuple):
+    """One submission as rb1_apply takes it. `may_create`: this caller may create the player's row."""
+
+    member: Member
+    value: int
+    event: bytes
+    note: Note
+    may_create: bool = False
+
+
+class ApplyMode(IntEnum):
+    """What rb1_apply does besides applying."""
+
+    PLAIN = 0
+    TELL_PLACES = 1
+    #: take back what was applied twice, also in a frozen shard
+    SETTLE = 2
+
+
+def apply_call(keys: ShardKeys, asked: Sequence[Asked], *, outbox_limit: int, mode: ApplyMode) -> ShardCall:
+    """The call that applies submissions to a shard."""
+    flat = [part for one in asked for part in one[:3]]
+    creators = "".join("1" if one.may_create else "0" for one in asked) if any(one.may_create for one in asked) else ""
+    # Lua's msgpack knows only the older form, in which bytes and text are one.
+    packed = msgpack.packb(flat, use_bin_type=False)
+    args = (outbox_limit, int(mode), creators, packed, pack_notes(one.note for one in asked))
+    return ShardCall(keys, "rb1_apply", args)
+
+
 class Functions:
     """The function library of one cluster, as called by one process."""
 
@@ -233,7 +266,7 @@ def on_bucket(function: str, slot: int, keys: Sequence[str], args: Sequence[Any]
 
 def effects(reply: list[Any]) -> Iterator[Effect]:
     """The answers of rb1_apply, one per submission."""
-    return map(Effect._make, zip(*[iter(reply[2:])] * 4, strict=True))
+    return map(Effect._make, zip(*[iter(msgpack.unpackb(reply[2], raw=True))] * 4, strict=True))
 
 
 def map_version(reply: list[Any]) -> int:

@@ -21,7 +21,7 @@ from sharding.coalescer import Coalescer
 from sharding.cursors import Cursors
 from sharding.directory import Directory
 from sharding.errors import LeaderboardError, ShardUnavailable
-from sharding.functions import Functions, library_code
+from sharding.functions import ApplyMode, Functions, library_code
 from sharding.handoff.mover import Mover
 from sharding.lifecycle import Lifecycle
 from sharding.maps import Maps
@@ -160,7 +160,8 @@ class Leaderboard:
         if len(submissions) == 1:
             written = [self._coalescer(name).submit(submissions[0], deadline)]
         else:
-            written = self._write(name, submissions, deadline, tell_places=rank is not RankMode.NONE)
+            mode = ApplyMode.PLAIN if rank is RankMode.NONE else ApplyMode.TELL_PLACES
+            written = self._write(name, submissions, deadline, mode)
         if rank is not RankMode.NONE:
             for submission, one in zip(submissions, written, strict=True):
                 # What is applied stays applied, also when its rank cannot be told.
@@ -173,14 +174,14 @@ class Leaderboard:
 
     def settle(self, shard_map: ShardMap, submissions: Sequence[Submission], deadline: Deadline) -> list[Result]:
         """Take back what was applied twice, by submissions that also a frozen shard and a full outbox take."""
-        return [one.result for one in self._writer.write(shard_map, submissions, deadline, settles=True)]
+        return [one.result for one in self._writer.write(shard_map, submissions, deadline, mode=ApplyMode.SETTLE)]
 
     def _coalescer(self, name: BoardPeriod) -> Coalescer:
         coalescer = self._coalescers.get(name)
         if coalescer is None:
 
             def write(submissions: Sequence[Submission], deadline: Deadline) -> list[Written]:
-                return self._write(name, submissions, deadline, tell_places=True)
+                return self._write(name, submissions, deadline, ApplyMode.TELL_PLACES)
 
             with self._lock:
                 if len(self._coalescers) >= _MOST_BOARDS:  # periods long past
@@ -189,10 +190,10 @@ class Leaderboard:
         return coalescer
 
     def _write(
-        self, name: BoardPeriod, submissions: Sequence[Submission], deadline: Deadline, *, tell_places: bool
+        self, name: BoardPeriod, submissions: Sequence[Submission], deadline: Deadline, mode: ApplyMode
     ) -> list[Written]:
         shard_map = self.maps.current(name, deadline)
-        return self._writer.write(shard_map, submissions, deadline, tell_places=tell_places)
+        return self._writer.write(shard_map, submissions, deadline, mode=mode)
 
     def _rank(
         self, shard_map: ShardMap, player: PlayerId, written: Written, mode: RankMode, deadline: Deadline

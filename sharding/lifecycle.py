@@ -24,7 +24,7 @@ from sharding.merge import Placed
 from sharding.players import Member
 from sharding.scores import PackedScore
 from sharding.shard_map import ShardMap
-from sharding.submissions import Submission
+from sharding.submissions import Submission, pack_notes
 
 State = Literal["open", "frozen", "rebuilding"]
 
@@ -164,10 +164,10 @@ class Lifecycle:
             groups[repair.shard].append(index)
         calls = []
         for shard, indexes in groups.items():
-            args: list[object] = []
+            args: list[object] = [pack_notes(repairs[index].record.note() for index in indexes)]
             for repair in (repairs[index] for index in indexes):
                 seen, wanted = _or_none(repair.seen), _or_none(repair.wanted)
-                args += (repair.member, seen, wanted, repair.epoch, repair.record.event(), repair.record.note())
+                args += (repair.member, seen, wanted, repair.epoch, repair.record.event())
             calls.append(ShardCall(shard_map.keys(shard), "rb1_repair", tuple(args)))
         answers = self._functions.on_shards(calls, shard_map.retry_window_ms, deadline, fence=True)
         self._functions.hold([call.keys.slot for call in calls], answers)

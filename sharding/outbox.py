@@ -20,9 +20,11 @@ from sharding.functions import Functions
 from sharding.keys import ShardKeys
 from sharding.players import PlayerId, player_of
 from sharding.shard_map import ShardMap
-from sharding.submissions import Note, read_note
+from sharding.submissions import Note, read_notes
 
-_FORMAT = 1
+#: What an entry is made of stands in lua/prelude.lua.
+_FORMAT = 2
+_ASKED = 3
 _EVENT_ID = struct.Struct(">q")
 
 
@@ -44,30 +46,40 @@ class Undecodable(LeaderboardError):
 
 
 class RawEntry(NamedTuple):
-    """A stream entry, not decoded yet: it may hold many submissions."""
+    """A stream entry as it came, names and values in turn: it may hold many submissions."""
 
     entry_id: str
-    content: bytes
+    fields: Sequence[bytes]
+
+    def content(self) -> bytes:
+        """All of it in one piece, to be put aside."""
+        packed: bytes = msgpack.packb(list(self.fields))
+        return packed
 
     def decode(self) -> Iterator[Entry]:
-        """The submissions in it; Undecodable if it is damaged or of another version."""
+        """The submissions in it that were applied; Undecodable if it is damaged or of another version."""
         try:
-            version, received_at_ms, operator, applied = msgpack.unpackb(self.content, raw=True)
+            named = dict(zip(self.fields[::2], self.fields[1::2], strict=True))
+            asked = msgpack.unpackb(named[b"s"], raw=True)
+            notes = read_notes(named[b"n"])
+            version, received_at_ms, operator, *results = msgpack.unpackb(named[b"r"], raw=True)
             if version != _FORMAT:
                 raise Undecodable(f"outbox entry {self.entry_id} has format {version}")
-            entry_id, rule, number = self.entry_id, operator.decode(), _EVENT_ID.unpack
-            for member, event_id, value, points_after, note in applied:
-                yield Entry(
-                    entry_id,
-                    player_of(member),
-                    number(event_id)[0],
-                    rule,
-                    value,
-                    points_after,
-                    received_at_ms,
-                    read_note(note),
-                )
-        except (ValueError, TypeError, AttributeError, struct.error, msgpack.UnpackException) as error:
+            entry_id, rule, number = self.entry_id, operator.decode(), _EVENT_ID.unpack_from
+            each = zip(*[iter(asked)] * _ASKED, strict=True)
+            for (member, value, event), note, points_after in zip(each, notes, results, strict=True):
+                if points_after is not False:
+                    yield Entry(
+                        entry_id,
+                        player_of(member),
+                        number(event)[0],
+                        rule,
+                        value,
+                        points_after,
+                        received_at_ms,
+                        note,
+                    )
+        except (LookupError, ValueError, TypeError, AttributeError, struct.error, msgpack.UnpackException) as error:
             raise Undecodable(f"outbox entry {self.entry_id} cannot be decoded: {error}") from error
 
 
@@ -101,7 +113,7 @@ class Outbox:
         for answer in answers:
             if answer.error is not None:
                 raise answer.error
-        return [RawEntry(entry_id.decode(), _content(fields)) for entry_id, fields in answers[0].reply]
+        return [RawEntry(entry_id.decode(), fields) for entry_id, fields in answers[0].reply]
 
     def last(self, keys: ShardKeys, deadline: Deadline) -> str | None:
         """The id of the newest entry; None if there is none."""
@@ -150,9 +162,3 @@ class Outbox:
         if answer.error is not None:
             raise answer.error
         return answer.reply
-
-
-def _content(fields: Sequence[bytes]) -> bytes:
-    """The value of the field `e`; an entry of another form decodes as nothing, and is quarantined."""
-    content = dict(zip(fields[::2], fields[1::2], strict=False))
-    return content.get(b"e", b"")

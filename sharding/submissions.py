@@ -1,6 +1,7 @@
 """Submissions, what identifies them, and what became of them."""
 
 import binascii
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -34,20 +35,29 @@ class Submission:
         """
         return blake2b(self.match_id.encode(), digest_size=EVENT_ID_BYTES).digest() + _content(self.value)
 
-    def note(self) -> bytes:
+    def note(self) -> "Note":
         """What the audit keeps of a submission besides what the shard knows."""
-        kind = () if self.kind == SUBMISSION else (self.kind,)
-        packed: bytes = msgpack.packb((self.match_id, self.played_at_ms, self.request_id, *kind))
-        return packed
+        return Note(self.match_id, self.played_at_ms, self.request_id, self.kind)
 
 
 class Note(NamedTuple):
-    """A note as it is read back."""
+    """A note for the audit."""
 
     match_id: str
     played_at_ms: int | None
     request_id: str
     kind: str = SUBMISSION
+
+
+def pack_notes(notes: Iterable[Note]) -> bytes:
+    """Notes as they travel with the submissions that they are about."""
+    packed: bytes = msgpack.packb([note if note.kind != SUBMISSION else note[:3] for note in notes])
+    return packed
+
+
+def read_notes(packed: bytes) -> list[Note]:
+    """The notes that `pack_notes` packed."""
+    return [Note(*fields) for fields in msgpack.unpackb(packed)]
 
 
 def event_kept(event_id: int, value: int) -> bytes:
@@ -57,11 +67,6 @@ def event_kept(event_id: int, value: int) -> bytes:
 
 def _content(value: int) -> bytes:
     return binascii.crc_hqx(str(value).encode(), 0).to_bytes(2, "big")
-
-
-def read_note(packed: bytes) -> Note:
-    """The note that `Submission.note` packed."""
-    return Note(*msgpack.unpackb(packed))
 
 
 class Status(StrEnum):

@@ -28,7 +28,19 @@ from sharding.errors import (
     ShardUnavailable,
     UnknownPlayer,
 )
-from sharding.functions import SLICE, Code, Effect, Functions, ShardCall, effects, map_version, read_tombstone
+from sharding.functions import (
+    SLICE,
+    ApplyMode,
+    Asked,
+    Code,
+    Effect,
+    Functions,
+    ShardCall,
+    apply_call,
+    effects,
+    map_version,
+    read_tombstone,
+)
 from sharding.handoff.mover import Leaving, Mover, leaving
 from sharding.maps import Maps
 from sharding.periods import following
@@ -64,8 +76,7 @@ class _Work:
     members: list[Member]
     written: list[Written | None]
     deadline: Deadline
-    tell_places: bool
-    settles: bool = False
+    mode: ApplyMode
     entries: dict[Member, Entry] = field(default_factory=dict)
     may_create: set[Member] = field(default_factory=set)
     #: players whose entry turned out to be wrong
@@ -124,16 +135,15 @@ class Writer:
         submissions: Sequence[Submission],
         deadline: Deadline,
         *,
-        tell_places: bool = False,
-        settles: bool = False,
+        mode: ApplyMode = ApplyMode.PLAIN,
     ) -> list[Written]:
         """What became of the submissions, in their order.
 
-        `settles`: they take back what was applied twice. Neither a closed period nor a full outbox refuses that: it is
-        the drain which does it, before it trims the outbox.
+        With SETTLE they take back what was applied twice. Neither a closed period nor a full outbox refuses that: it
+        is the drain which does it, before it trims the outbox.
         """
         members = [member_of(submission.player) for submission in submissions]
-        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, tell_places, settles)
+        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, mode)
         work.take(self._directory.locate(shard_map, members, deadline))
         self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
         for _ in range(_MOST_HOPS):
@@ -172,14 +182,18 @@ class Writer:
             self._move_home(work, strays)
 
     def _call(self, work: _Work, shard: int, indexes: Iterable[int]) -> ShardCall:
-        limit = _NO_LIMIT if work.settles else self._outbox_limit
-        args: list[object] = [limit, 2 if work.settles else 1 if work.tell_places else 0]
+        asked = []
         for index in indexes:
             submission, member = work.submissions[index], work.members[index]
             # Under a later epoch the player has moved: an absent row is lost or on its way, and not to be begun anew.
-            create = 1 if member in work.may_create and work.entries[member].epoch == FIRST_EPOCH else 0
-            args += (member, submission.value, submission.event(), create, submission.note())
-        return ShardCall(work.shard_map.keys(shard), "rb1_apply", tuple(args))
+            may_create = member in work.may_create and work.entries[member].epoch == FIRST_EPOCH
+            asked.append(Asked(member, submission.value, submission.event(), submission.note(), may_create))
+        return apply_call(
+            work.shard_map.keys(shard),
+            asked,
+            outbox_limit=_NO_LIMIT if work.mode is ApplyMode.SETTLE else self._outbox_limit,
+            mode=work.mode,
+        )
 
     def _take_in(
         self,
@@ -203,7 +217,7 @@ class Writer:
             if effect.code in {Code.APPLIED, Code.DUPLICATE}:
                 work.written[index] = self._done(work, index, shard, effect, answer)
                 if effect.is_stray:
-                    strays[member] = (work.entries[member], PackedScore(int(effect.detail)))
+                    strays[member] = (work.entries[member], PackedScore(effect.detail))
             elif effect.code == Code.REFUSED:
                 work.written[index] = Written(failure(_refusal(effect.detail)))
             elif effect.code == Code.LEAVING:
@@ -218,7 +232,7 @@ class Writer:
                 work.lost.add(member)
 
     def _done(self, work: _Work, index: int, shard: int, effect: Effect, answer: Answer) -> Written:
-        packed = PackedScore(int(effect.detail))
+        packed = PackedScore(effect.detail)
         if self._functions.insist and self._functions.replicas and not answer.confirmed:
             return Written(failure(NotDurable()))
         # A call that had to be sent twice finds what its first sending did: that is no duplicate of the caller's.
@@ -229,8 +243,9 @@ class Writer:
 
     def _move_home(self, work: _Work, strays: dict[Member, tuple[Entry, PackedScore]]) -> None:
         """Move the rows that these submissions took out of range. They count already: a failure is the sweeper's."""
+        tells = work.mode is ApplyMode.TELL_PLACES
         for _ in range(_MOST_HOPS):
-            moved = self._mover.move(work.shard_map, strays, work.deadline, tell_places=work.tell_places)
+            moved = self._mover.move(work.shard_map, strays, work.deadline, tell_places=tells)
             for index, member in enumerate(work.members):
                 written = work.written[index]
                 if member in moved and written is not None and written.shard >= 0:

@@ -140,7 +140,7 @@ def _quarantined(
     name: BoardPeriod, shard: int, entries: Sequence[RawEntry], aside: dict[str, str]
 ) -> list[QuarantinedEntry]:
     return [
-        QuarantinedEntry(name.board, name.period, shard, entry.entry_id, entry.content, aside[entry.entry_id])
+        QuarantinedEntry(name.board, name.period, shard, entry.entry_id, entry.content(), aside[entry.entry_id])
         for entry in entries
         if entry.entry_id in aside
     ]

@@ -1,8 +1,11 @@
 --[[ rb1_apply: apply submissions to one shard; all of them or none are seen by anybody in between.
   KEYS  the shard's
-  ARGV  recent window, gone window, outbox limit, 1 to tell places or 2 to settle, then per submission:
-        member, value, event, 1 if this caller may create the row, note for the audit
-  Reply clock in ms, version of the map, then four per submission: code, detail, place, 1 if the row is now a stray
+  ARGV  recent window, gone window, outbox limit, 1 to tell places or 2 to settle,
+        who may create the row: '' nobody, or a character per submission, '1' who may,
+        msgpack of the submissions in one flat list: member, value, event, member, ...
+        msgpack of the notes for the audit, one per submission: never unpacked here
+  Reply clock in ms, version of the map, msgpack of one flat list with four per submission:
+        code, detail, place, 1 if the row is now a stray
         code       detail                     place (0-based, or -1)
         applied    packed score
         duplicate  packed score               this event was applied before; nothing changed
@@ -11,32 +14,61 @@
         unknown    ''                         the player has no row here and this caller may not create one
         refused    points | recent | match    too large | too many events in a window | same match, other content
   To settle is to take back what was applied twice, which has to go on while the shard is frozen.
-  Cost  O(n log N) for n submissions. The outbox entry is written in the same call: {1, clock, operator, applied}. ]]
+  Cost  O(n log N) for n submissions. The outbox entry is written in the same call; submissions and notes go into it as
+  they came. Lists travel packed because an argument of its own costs the server more than all that is done with it here. ]]
 
 local APPLIED, DUPLICATE, IS_LEAVING, IS_GONE, UNKNOWN, REFUSED = 1, 2, 3, 4, 5, 6
-local APPLY_HEAD, APPLY_ITEM = 4, 5
+local ITEM = 3             -- values per submission
 local MOST_TOGETHER = 2000 -- submissions in one call; unpack() takes less than 8,000 values
 
---[[ What the shard knows of each distinct member, in the order of their first appearance. ]]
-local function players_here(keys, args)
-  local members, states = {}, {}
-  for at = APPLY_HEAD + 1, #args, APPLY_ITEM do
-    local member = args[at]
-    if not states[member] then
+--[[ The submissions, or nil if they are not of the form. ]]
+local function unpack_submissions(packed)
+  local fine, items = pcall(cmsgpack.unpack, packed)
+  if not fine or type(items) ~= 'table' then
+    return nil
+  end
+  local count = #items / ITEM
+  if count < 1 or count > MOST_TOGETHER or count ~= math.floor(count) then
+    return nil
+  end
+  for at = 1, #items, ITEM do
+    local member, value, event = items[at], items[at + 1], items[at + 2]
+    if type(member) ~= 'string' or type(value) ~= 'number' or value ~= math.floor(value)
+      or type(event) ~= 'string' or #event ~= EVENT then
+      return nil
+    end
+  end
+  return items, count
+end
+
+--[[ What the shard knows of each distinct member, as columns: what stands under one number in all of them is about one
+  player. A table per player would cost more than the reading.
+    members, number_of   each way
+    packed               false where there is no row here; follows what is applied
+    recent, before       events remembered, false for none; `fresh`: those that this call applies
+    leaving, gone        of members that have no row
+    points, moved        after what is applied, and whether the row changes ]]
+local function players_here(keys, items)
+  local members, number_of = {}, {}
+  for at = 1, #items, ITEM do
+    local member = items[at]
+    if not number_of[member] then
       members[#members + 1] = member
-      states[member] = {}
+      number_of[member] = #members
     end
   end
   local packed = redis.call('ZMSCORE', keys[ROWS], unpack(members))
-  local recent = redis.call('HMGET', keys[RECENT], unpack(members))
-  local before = redis.call('HMGET', keys[RECENT_BEFORE], unpack(members))
+  local here = {
+    members = members, number_of = number_of, packed = packed,
+    recent = redis.call('HMGET', keys[RECENT], unpack(members)),
+    before = redis.call('HMGET', keys[RECENT_BEFORE], unpack(members)),
+    fresh = {}, leaving = {}, gone = {}, points = {}, moved = {}, gained = 0,
+  }
+  here.remembered = { here.recent, here.before, here.fresh }
   local absent = {}
-  for i, member in ipairs(members) do
-    local state = states[member]
-    state.recent = recent[i] or ''
-    state.before = before[i] or ''
-    if packed[i] then
-      state.packed = tonumber(packed[i])
+  for number, member in ipairs(members) do
+    if packed[number] then
+      packed[number] = tonumber(packed[number])
     else
       absent[#absent + 1] = member
     end
@@ -46,11 +78,11 @@ local function players_here(keys, args)
     local gone = redis.call('HMGET', keys[GONE], unpack(absent))
     local gone_before = redis.call('HMGET', keys[GONE_BEFORE], unpack(absent))
     for i, member in ipairs(absent) do
-      states[member].leaving = leaving[i]
-      states[member].gone = gone[i] or gone_before[i]
+      here.leaving[number_of[member]] = leaving[i]
+      here.gone[number_of[member]] = gone[i] or gone_before[i]
     end
   end
-  return members, states
+  return here
 end
 
 local function new_points(head, points, value)
@@ -62,45 +94,78 @@ local function new_points(head, points, value)
   return head.sign * value < head.sign * points and value or points
 end
 
---[[ One submission: code and detail. Changes only `state`. ]]
-local function apply_one(head, state, value, event, may_create)
-  if not state.packed then
-    if state.leaving then
-      return IS_LEAVING, state.leaving
-    elseif state.gone then
-      return IS_GONE, state.gone
+--[[ The event that a player is remembered with under the same id: the event itself, another of that id, or nil. ]]
+local function event_known(here, player, event)
+  for _, column in ipairs(here.remembered) do
+    local events = column[player]
+    local at = events and find_event(events, event)
+    if at then
+      return string.sub(events, at, at + EVENT - 1)
+    end
+  end
+end
+
+--[[ One submission: code and detail. Changes only `here`. ]]
+local function apply_one(head, here, player, value, event, may_create)
+  local packed = here.packed[player]
+  if not packed then
+    if here.leaving[player] then
+      return IS_LEAVING, here.leaving[player]
+    elseif here.gone[player] then
+      return IS_GONE, here.gone[player]
     elseif not may_create then
       return UNKNOWN, ''
     end
   end
-  local points = state.packed and points_of(head, state.packed)
-  local events = state.recent
-  local at = find_event(events, event)
-  if not at then
-    events = state.before
-    at = find_event(events, event)
+  local known = event_known(here, player, event)
+  if known == event then
+    return DUPLICATE, packed
+  elseif known then
+    return REFUSED, 'match'
   end
-  if at then
-    if string.sub(events, at, at + EVENT - 1) ~= event then
-      return REFUSED, 'match'
-    end
-    return DUPLICATE, text(state.packed)
-  end
-  if #state.recent >= MOST_RECENT * EVENT then
+  local recent, fresh = here.recent[player] or '', here.fresh[player] or ''
+  if #recent + #fresh >= MOST_RECENT * EVENT then
     return REFUSED, 'recent'
   end
+  local points = packed and points_of(head, packed)
   local after = new_points(head, points, value)
   if not (after > -POINTS_LIMIT and after < POINTS_LIMIT) then
     return REFUSED, 'points'
   end
   if after ~= points then
-    state.packed = head.sign * after * SPAN + head.elapsed
-    state.moved = true
+    packed = head.sign * after * SPAN + head.elapsed
+    here.packed[player] = packed
+    here.moved[player] = true
   end
-  state.points, state.gain = after, after - (points or 0)
-  state.recent = state.recent .. event
-  state.applied = true
-  return APPLIED, text(state.packed)
+  here.points[player] = after
+  here.fresh[player] = fresh .. event
+  here.gained = here.gained + after - (points or 0)
+  return APPLIED, packed
+end
+
+--[[ Write what was applied: rows, remembered events, the outbox entry, the head's counters. ]]
+local function write(keys, args, head, here, applied, results)
+  local rows, recent = {}, {}
+  for player, member in ipairs(here.members) do
+    local fresh = here.fresh[player]
+    if fresh then
+      recent[#recent + 1] = member
+      recent[#recent + 1] = (here.recent[player] or '') .. fresh
+      if here.moved[player] then
+        rows[#rows + 1] = here.packed[player]
+        rows[#rows + 1] = member
+      end
+    end
+  end
+  if #rows > 0 then
+    redis.call('ZADD', keys[ROWS], unpack(rows))
+  end
+  local new = redis.call('HSET', keys[RECENT], unpack(recent))
+  if new > 0 and redis.call('HLEN', keys[RECENT]) == new then -- the window's first
+    expire_window(keys[RECENT], tonumber(args[1]), head.recent_ms)
+  end
+  write_down(keys, args[6], args[7], results)
+  redis.call('HSET', keys[HEAD], 'submissions', head.submissions + applied, 'points', head.points + here.gained)
 end
 
 local function rb1_apply(keys, args)
@@ -108,9 +173,10 @@ local function rb1_apply(keys, args)
   if problem then
     return problem
   end
-  local count = (#args - APPLY_HEAD) / APPLY_ITEM
-  if count <= 0 or count > MOST_TOGETHER or count ~= math.floor(count) or not tonumber(args[3]) then
-    return redis.error_reply('RBFORM five arguments a submission')
+  local items, count = unpack_submissions(args[6])
+  local creators = args[5]
+  if not items or #args ~= 7 or not tonumber(args[3]) or (creators ~= '' and #creators ~= count) then
+    return redis.error_reply('RBFORM three values a submission')
   end
   if head.state ~= 'open' and not (head.state == 'frozen' and args[4] == '2') then
     return redis.error_reply('RBSTATE ' .. head.state)
@@ -118,65 +184,39 @@ local function rb1_apply(keys, args)
   if redis.call('XLEN', keys[OUTBOX]) >= tonumber(args[3]) then
     return redis.error_reply('RBBACKLOG the outbox is full')
   end
-  local members, states = players_here(keys, args)
-  local reply, applied, gained = { head.now, head.version }, {}, 0
-  for at = APPLY_HEAD + 1, #args, APPLY_ITEM do
-    local member, value, event = args[at], tonumber(args[at + 1]), args[at + 2]
-    if not value or value ~= math.floor(value) or #event ~= EVENT then
-      return redis.error_reply('RBFORM submission ' .. (at - APPLY_HEAD - 1) / APPLY_ITEM)
-    end
-    local code, detail = apply_one(head, states[member], value, event, args[at + 3] == '1')
-    if code == APPLIED then
-      local state = states[member]
-      applied[#applied + 1] = { member, string.sub(event, 1, EVENT_ID), value, state.points, args[at + 4] }
-      gained = gained + state.gain
-    end
-    local slot = #reply
+  local here = players_here(keys, items)
+  local reply, results, applied = {}, outbox_results(head), 0
+  local results_head = #results
+  for number = 1, count do
+    local at, slot = (number - 1) * ITEM, (number - 1) * 4
+    local player = here.number_of[items[at + 1]]
+    local may_create = creators ~= '' and string.sub(creators, number, number) == '1'
+    local code, detail = apply_one(head, here, player, items[at + 2], items[at + 3], may_create)
+    results[results_head + number] = code == APPLIED and here.points[player]
+    applied = applied + (code == APPLIED and 1 or 0)
     reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] = code, detail, -1, 0
   end
-
-  local rows, recent = {}, {}
-  for _, member in ipairs(members) do
-    local state = states[member]
-    if state.moved then
-      rows[#rows + 1] = text(state.packed)
-      rows[#rows + 1] = member
-    end
-    if state.applied then
-      recent[#recent + 1] = member
-      recent[#recent + 1] = state.recent
-    end
-  end
-  if #rows > 0 then
-    redis.call('ZADD', keys[ROWS], unpack(rows))
-  end
-  if #applied > 0 then
-    local window = tonumber(args[1])
-    local is_new = redis.call('EXISTS', keys[RECENT]) == 0
-    redis.call('HSET', keys[RECENT], unpack(recent))
-    if is_new then
-      expire_window(keys[RECENT], window, head.recent_ms)
-    end
-    redis.call('XADD', keys[OUTBOX], '*', 'e', cmsgpack.pack({ 1, head.now, head.operator, applied }))
-    redis.call('HINCRBY', keys[HEAD], 'submissions', #applied)
-    redis.call('HINCRBY', keys[HEAD], 'points', text(gained))
+  if applied > 0 then
+    write(keys, args, head, here, applied, results)
   else
     touch(keys, head)
   end
 
-  local tell_places, slot = args[4] == '1', 2
-  for at = APPLY_HEAD + 1, #args, APPLY_ITEM do
-    local state = states[args[at]]
-    if reply[slot + 1] <= DUPLICATE and state.packed then
-      if tell_places then
-        state.place = state.place or redis.call('ZRANK', keys[ROWS], args[at])
-        reply[slot + 3] = state.place
+  local places = {}
+  for number = 1, count do
+    local slot, member = (number - 1) * 4, items[(number - 1) * ITEM + 1]
+    if reply[slot + 1] <= DUPLICATE then
+      local player = here.number_of[member]
+      if args[4] == '1' then
+        places[player] = places[player] or redis.call('ZRANK', keys[ROWS], member)
+        reply[slot + 3] = places[player]
       end
-      reply[slot + 4] = is_stray(head, args[at], state.packed) and 1 or 0
+      if is_stray(head, member, here.packed[player]) then
+        reply[slot + 4] = 1
+      end
     end
-    slot = slot + 4
   end
-  return reply
+  return { head.now, head.version, cmsgpack.pack(reply) }
 end
 
 redis.register_function('rb1_apply', rb1_apply)

@@ -1,7 +1,7 @@
 --[[ What happens to a shard besides play: it is frozen, loaded from the audit, corrected, and in the end it expires
   (lifecycle.py says when). Only a load asks for a state; the others may be made in any. ]]
 
-local REPAIR_ITEM = 6
+local REPAIR_ITEM = 5
 
 --[[ rb1_state: set the state of a shard, and fields of its head together with it.
   KEYS  head
@@ -66,19 +66,20 @@ end
 
 --[[ rb1_repair: set rows to what the audit says, each only if it still is what the caller saw. An outbox entry records it.
   KEYS  the shard's
-  ARGV  recent window, gone window, then per player: member, packed score seen, packed score wanted ('' is: no row),
-        epoch of a row that is made, event, note for the audit
+  ARGV  recent window, gone window, msgpack of a note per player, then per player: member, packed score seen, packed score
+        wanted ('' is: no row), epoch of a row that is made, event
   Reply per player: 1 if it was set, 2 if it was as wanted already, 0 if it was something else than what was seen ]]
 local function rb1_repair(keys, args)
   local head, problem = look(keys, args)
   if problem then
     return problem
   end
-  if (#args - 2) % REPAIR_ITEM ~= 0 then
-    return redis.error_reply('RBFORM six arguments a player')
+  if (#args - 3) % REPAIR_ITEM ~= 0 then
+    return redis.error_reply('RBFORM five arguments a player')
   end
-  local reply, applied, gained = {}, {}, 0
-  for at = 3, #args, REPAIR_ITEM do
+  local reply, asked, results, gained = {}, {}, outbox_results(head), 0
+  local wrote = false
+  for at = 4, #args, REPAIR_ITEM do
     local member, seen, wanted, epoch = args[at], args[at + 1], args[at + 2], tonumber(args[at + 3])
     local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
     local as_seen = packed and text(packed) == seen
@@ -88,6 +89,7 @@ local function rb1_repair(keys, args)
     end
     local as_wanted = (packed and text(packed) or '') == wanted
     reply[#reply + 1] = as_wanted and 2 or as_seen and 1 or 0
+    local gain, points = 0, false
     if as_seen and not as_wanted then
       local before = packed and points_of(head, packed) or 0
       local after = 0
@@ -103,12 +105,15 @@ local function rb1_repair(keys, args)
           redis.call('HSET', keys[EPOCHS], member, text(epoch))
         end
       end
-      gained = gained + after - before
-      applied[#applied + 1] = { member, string.sub(args[at + 4], 1, EVENT_ID), after - before, after, args[at + 5] }
+      gain, points = after - before, after
+      gained, wrote = gained + gain, true
     end
+    local slot = #asked
+    asked[slot + 1], asked[slot + 2], asked[slot + 3] = member, gain, args[at + 4]
+    results[#results + 1] = points
   end
-  if #applied > 0 then
-    redis.call('XADD', keys[OUTBOX], '*', 'e', cmsgpack.pack({ 1, head.now, head.operator, applied }))
+  if wrote then
+    write_down(keys, cmsgpack.pack(asked), args[3], results)
     redis.call('HINCRBY', keys[HEAD], 'points', text(gained))
   else
     touch(keys, head)

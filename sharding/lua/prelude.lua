@@ -22,6 +22,7 @@ local MOST_RECENT = 4096        -- events of one player that one window holds
 local MOST_EXACT = 9007199254740992 -- 2^53: whole numbers below it are exact
 local GONE_MS = 86400000        -- a tombstone lives for one to two of these windows
 local PAYLOAD = 1               -- version of what travels from shard to shard
+local OUTBOX_FORMAT = 2
 
 local function text(number)
   return string.format('%.0f', number + 0) -- + 0: there is a -0, and no command takes it
@@ -48,7 +49,7 @@ local function look(keys, args)
     return nil, redis.error_reply('RBFORM a shard has ' .. SHARD_KEYS .. ' keys')
   end
   local field = redis.call('HMGET', keys[HEAD], 'shard', 'low', 'high', 'parts', 'part', 'version', 'state', 'start_ms',
-    'unit_ms', 'sign', 'operator', 'recent_ms')
+    'unit_ms', 'sign', 'operator', 'recent_ms', 'submissions', 'points')
   if not field[1] then
     return nil, redis.error_reply('RBNOHEAD it was never opened, or is gone')
   end
@@ -61,7 +62,7 @@ local function look(keys, args)
     shard = tonumber(field[1]), low = tonumber(field[2]), high = tonumber(field[3]),
     parts = tonumber(field[4]), part = tonumber(field[5]), version = tonumber(field[6]), state = field[7],
     start_ms = tonumber(field[8]), unit_ms = tonumber(field[9]), sign = tonumber(field[10]), operator = field[11],
-    recent_ms = recent_ms, now = now,
+    recent_ms = recent_ms, now = now, submissions = tonumber(field[13] or 0), points = tonumber(field[14] or 0),
     elapsed = math.min(math.max(math.floor((now - field[8]) / field[9]), 0), SPAN - 1),
   }
 end
@@ -90,6 +91,18 @@ local function find_event(events, event)
     at = string.find(events, id, at + 1, true)
   end
   return at
+end
+
+--[[ Write down what was done, for the audit (outbox.py reads it):
+    s  msgpack of what was asked for in one flat list: member, value, event, member, ...
+    n  msgpack of a note for each of them
+    r  msgpack of the format, the clock in ms, the operator, then for each the points after it, or false: not applied ]]
+local function outbox_results(head)
+  return { OUTBOX_FORMAT, head.now, head.operator }
+end
+
+local function write_down(keys, asked, notes, results)
+  redis.call('XADD', keys[OUTBOX], '*', 's', asked, 'n', notes, 'r', cmsgpack.pack(results))
 end
 
 --[[ A WAIT covers what its own connection wrote. A call that wrote nothing, but whose answer rests on what somebody

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -19,11 +20,16 @@ from bench import load
 from cli.ports import free_ports
 from cli.stack import Stack
 from sharding.boards import BoardPeriod
-from sharding.keys import shard_keys, windows_at
-from sharding.players import PlayerId, member_of
+from sharding.functions import ApplyMode, Asked, apply_call
+from sharding.keys import ShardKeys, shard_keys, windows_at
+from sharding.players import Member, PlayerId, member_of
+from sharding.slots import key_slot
 from sharding.submissions import Submission
 
 CONNECTIONS = 64
+#: Submissions in a call, and commands in a pipeline.
+_TOGETHER = 100
+_CALLS, _TURNS = 200, 5
 
 
 @dataclass(frozen=True)
@@ -152,92 +158,103 @@ def batches(bench: Bench) -> Pair:
 
 def pipelined_zincrby(bench: Bench) -> float:
     """`ZINCRBY` a second on one node, 100 in a pipeline, packed beforehand: what a bare sorted set takes."""
-    port = next(iter(bench.stack.state.redis_ports.values()))
-    members = [member_of(PlayerId(player)) for player in bench.players]
-    with redis.Redis(port=port) as client:
-        key = _key_of(client)
-        connection = Connection(port=port, protocol=2)
-        connection.connect()
+    node = _Node(bench)
+    with node.scratch_key() as key:
+        members = _members(bench)
         pipelines = [
-            connection.pack_commands([("ZINCRBY", key, 1, member) for member in random.choices(members, k=100)])
+            node.packed([("ZINCRBY", key, 1, member) for member in random.choices(members, k=_TOGETHER)])
             for _ in range(200)
         ]
         done, start = 0, time.perf_counter()
         while (passed := time.perf_counter() - start) < bench.seconds:
-            connection.send_packed_command(pipelines[done // 100 % len(pipelines)])
-            for _ in range(100):
-                connection.read_response()
-            done += 100
-        connection.disconnect()
-        client.delete(key)
+            node.send(pipelines[done // _TOGETHER % len(pipelines)], _TOGETHER)
+            done += _TOGETHER
     return done / passed
 
 
 def write_function(bench: Bench) -> Pair:
-    """`rb1_apply` in batches of 100, in submissions a second of server time, beside ZINCRBY's."""
-    port = next(iter(bench.stack.state.redis_ports.values()))
-    with redis.Redis(port=port) as client:
-        keys = next(
-            found
-            for shard in range(1000)
-            if client.cluster("KEYSLOT", (found := shard_keys(BoardPeriod("bench", "2026-11"), 1, shard)).head)
-            in _slots(client)
-        )
-        now_ms = int(time.time() * 1000)
-        bounds = {"low": -(2**52), "high": 2**52, "parts": 1, "part": 0}
-        rules = {"start_ms": now_ms - 10**6, "unit_ms": 1000, "sign": -1, "operator": "add", "recent_ms": 3_600_000}
-        client.hset(keys.head, mapping={"shard": 0, "version": 1, "state": "open", **bounds, **rules})
-        members = [member_of(PlayerId(player)) for player in bench.players]
-        calls = [_apply_call(keys, members) for _ in range(200)]
-        for _ in range(2):  # first the rows, then the measurement
-            client.config_resetstat()
-            for call in calls:
-                client.execute_command(*_renamed(call))
-        spent_us = client.info("commandstats")["cmdstat_fcall"]["usec"] / (len(calls) * 100)
-        zkey = _key_of(client)
-        client.config_resetstat()
-        pipeline = client.pipeline(transaction=False)
-        for member in random.choices(members, k=20_000):
-            pipeline.zincrby(zkey, 1, member)
-        pipeline.execute()
-        floor_us = client.info("commandstats")["cmdstat_zincrby"]["usec_per_call"]
-        client.delete(zkey)
-        client.delete(*keys.for_function(windows_at(now_ms, 3_600_000)))
-    return Pair(1e6 / spent_us, 1e6 / floor_us, {"redis": spent_us})
+    """`rb1_apply` in batches of 100, in submissions a second of the node's CPU, beside pipelined ZINCRBY's."""
+    node = _Node(bench)
+    members = _members(bench)
+    now_ms = int(time.time() * 1000)
+    keys = next(
+        keys for shard in range(1000) if node.owns((keys := shard_keys(BoardPeriod("bench", "2026-11"), 1, shard)).slot)
+    )
+    bounds = {"shard": 0, "low": -(2**52), "high": 2**52, "parts": 1, "part": 0, "version": 1, "state": "open"}
+    rules = {"start_ms": now_ms - 10**6, "unit_ms": 1000, "sign": -1, "operator": "add", "recent_ms": 3_600_000}
+    node.client.hset(keys.head, mapping={**bounds, **rules})
+    with node.scratch_key() as key:
+        ours_us, floor_us = [], []
+        for number in range(_TURNS + 1):
+            if number == 0:  # the rows, before any measurement
+                wins = [members[at : at + _TOGETHER] for at in range(0, len(members), _TOGETHER)]
+            else:
+                wins = [random.choices(members, k=_TOGETHER) for _ in range(_CALLS)]
+            calls = [node.packed([_apply_call(keys, together)]) for together in wins]
+            pipelines = [node.packed([("ZINCRBY", key, 1, member) for member in together]) for together in wins]
+            ours_us.append(node.cpu_us(calls, 1) / _TOGETHER)
+            floor_us.append(node.cpu_us(pipelines, _TOGETHER) / _TOGETHER)
+            node.client.delete(keys.outbox)
+        node.client.delete(*keys.for_function(windows_at(now_ms, 3_600_000)))
+    ours, floor = statistics.median(ours_us[1:]), statistics.median(floor_us[1:])
+    return Pair(1e6 / ours, 1e6 / floor, {"redis": ours})
 
 
-def _apply_call(keys: Any, members: list[Any]) -> tuple[Any, ...]:
+def _apply_call(keys: ShardKeys, members: list[Member]) -> tuple[Any, ...]:
     windows = windows_at(int(time.time() * 1000), 3_600_000)
     named = keys.for_function(windows)
-    args: list[Any] = ["FCALL", "rb1_apply", len(named), *named, windows.recent, windows.gone, 10**9, 0]
-    for member in random.choices(members, k=100):
-        submission = Submission(PlayerId("x"), 1, random.randbytes(8).hex())
-        args += [member, 1, submission.event(), 1, submission.note()]
-    return tuple(args)
+    note = Submission(PlayerId("x"), 1, random.randbytes(8).hex()).note()
+    asked = [Asked(member, 1, random.randbytes(10), note, may_create=True) for member in members]
+    call = apply_call(keys, asked, outbox_limit=10**9, mode=ApplyMode.PLAIN)
+    return ("FCALL", call.function, len(named), *named, windows.recent, windows.gone, *call.args)
 
 
-def _renamed(call: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same submissions with events of their own: the last ones must not be recognised."""
-    head, items = list(call[: 17 - 1]), list(call[16:])
-    for index in range(2, len(items), 5):
-        items[index] = random.randbytes(8) + items[index][8:]
-    return (*head, *items)
+def _members(bench: Bench) -> list[Member]:
+    return [member_of(PlayerId(player)) for player in bench.players]
 
 
-def _slots(client: "redis.Redis") -> set[int]:
-    port = client.connection_pool.connection_kwargs["port"]
-    return {
-        slot
-        for first, last, holder, *_ in client.execute_command("CLUSTER SLOTS")
-        if holder[1] == port
-        for slot in range(first, last + 1)
-    }
+class _Node:
+    """One primary of the stack, spoken to in commands that were packed beforehand."""
 
+    def __init__(self, bench: Bench) -> None:
+        name, port = next(iter(bench.stack.state.redis_ports.items()))
+        self._process = psutil.Process(bench.stack.status()["pids"][name])
+        self.client = redis.Redis(port=port)
+        self._connection = Connection(port=port, protocol=2)
+        self._connection.connect()
+        self._slots = {
+            slot
+            for first, last, holder, *_ in self.client.execute_command("CLUSTER SLOTS")
+            if holder[1] == port
+            for slot in range(first, last + 1)
+        }
 
-def _key_of(client: "redis.Redis") -> str:
-    """A key that this node owns."""
-    slots = _slots(client)
-    return next(f"bench:{number}" for number in range(100_000) if client.cluster("KEYSLOT", f"bench:{number}") in slots)
+    def owns(self, slot: int) -> bool:
+        return slot in self._slots
+
+    @contextmanager
+    def scratch_key(self) -> Iterator[str]:
+        """A key that this node owns, removed at the end."""
+        key = next(name for number in range(100_000) if self.owns(key_slot((name := f"bench:{number}").encode())))
+        try:
+            yield key
+        finally:
+            self.client.delete(key)
+
+    def packed(self, commands: list[tuple[Any, ...]]) -> list[bytes]:
+        return self._connection.pack_commands(commands)  # type: ignore[no-any-return,no-untyped-call]
+
+    def send(self, packed: list[bytes], replies: int) -> None:
+        self._connection.send_packed_command(packed)
+        for _ in range(replies):
+            self._connection.read_response()
+
+    def cpu_us(self, messages: list[list[bytes]], replies: int) -> float:
+        """The node's CPU a message, in microseconds."""
+        before = sum(self._process.cpu_times()[:2])
+        for message in messages:
+            self.send(message, replies)
+        return (sum(self._process.cpu_times()[:2]) - before) / len(messages) * 1e6
 
 
 @contextmanager

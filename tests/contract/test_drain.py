@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
+import msgpack
 import msgspec
 import pytest
 from played_boards import Played, open_played, rows_of, soon
@@ -136,25 +137,29 @@ def test_two_drains_of_one_shard_are_one(open_one: OpenBoard) -> None:
 # -- nothing blocks it
 
 
+NOBODY, NO_NOTES = msgpack.packb([]), msgpack.packb([])
 POISON = {
-    "no msgpack": b"\xc1 poison",
-    "another format": bytes([0x94, 99, 0, 0xA3]) + b"add" + bytes([0x90]),
-    "nothing": b"",
-    "a number": b"\x07",
+    "no msgpack": (b"s", b"\xc1 poison", b"n", NO_NOTES, b"r", msgpack.packb([2, 0, b"add"])),
+    "another format": (b"s", NOBODY, b"n", NO_NOTES, b"r", msgpack.packb([99, 0, b"add"])),
+    "empty values": (b"s", b"", b"n", b"", b"r", b""),
+    "a number": (b"s", NOBODY, b"n", NO_NOTES, b"r", b"\x07"),
+    "other names": (b"e", b"x"),
+    "a result too many": (b"s", NOBODY, b"n", NO_NOTES, b"r", msgpack.packb([2, 0, b"add", 7])),
+    "half a submission": (b"s", msgpack.packb([b"ann", 1]), b"n", NO_NOTES, b"r", msgpack.packb([2, 0, b"add"])),
 }
 
 
-@pytest.mark.parametrize("content", POISON.values(), ids=POISON.keys())
-def test_an_entry_that_cannot_be_read_is_put_aside(open_one: OpenBoard, content: bytes) -> None:
+@pytest.mark.parametrize("fields", POISON.values(), ids=POISON.keys())
+def test_an_entry_that_cannot_be_read_is_put_aside(open_one: OpenBoard, fields: tuple[bytes, ...]) -> None:
     """What stands before and behind it is stored; the entry is kept as it came."""
     board = open_one(cuts=[])
     board.win("before", 1, "m1")
-    poisoned = board.on_shard(0, "XADD", "@outbox", "*", "e", content).decode()
+    poisoned = board.on_shard(0, "XADD", "@outbox", "*", *fields).decode()
     board.win("behind", 2, "m2")
     assert drain(board) == Drained(entries=3, stored=2, quarantined=1)
     assert [entry for entry, _ in quarantine(board)] == [poisoned]
     kept = rows_of(board.engine, "SELECT payload FROM audit_quarantine WHERE entry_id = :id", id=poisoned)
-    assert bytes(kept[0][0]) == content
+    assert msgpack.unpackb(bytes(kept[0][0])) == list(fields)
     assert board.on_shard(0, "XLEN", "@outbox") == 0
     assert count_of(metrics.quarantined_entries, board) == 1
 

@@ -10,7 +10,7 @@ import msgpack
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer, Call, Refused
 from sharding.directory import Entry
-from sharding.functions import on_bucket, read_tombstone
+from sharding.functions import ApplyMode, Asked, apply_call, on_bucket, read_tombstone
 from sharding.handoff.states import Clock, Gone, Head, Leaving, Live, Memory, State
 from sharding.keys import Windows, windows_at
 from sharding.leaderboard import Leaderboard
@@ -22,6 +22,9 @@ from sharding.slots import key_slot
 PAYLOAD_VERSION = 1
 NOW = Windows(0, 0)
 _EVENT = 10
+
+
+NO_LIMIT = 10**9
 
 
 class Said(NamedTuple):
@@ -61,6 +64,11 @@ class RawBoard:
         self._ahead_ms = 0.0
 
     # -- calls
+
+    def apply(self, shard: int, *asked: Asked, mode: ApplyMode = ApplyMode.PLAIN, limit: int = NO_LIMIT) -> Said:
+        """Submissions to a shard, in one call."""
+        call = apply_call(self.shard_map.keys(shard), asked, outbox_limit=limit, mode=mode)
+        return self.call(shard, call.function, *call.args)
 
     def call(self, shard: int, function: str, *args: object, shift: Windows = NOW) -> Said:
         """A function on a shard's keys, named for the windows of its clock (or for ones so far from them)."""
@@ -151,10 +159,10 @@ class RawBoard:
         return entries
 
     def outbox(self, shard: int) -> list[list[Any]]:
-        """The calls that a shard has written down: format, clock, operator, and what was applied."""
+        """The calls that a shard has written down: what was asked for, the notes, and the results."""
         keys = self.shard_map.keys(shard)
         (stream,) = self._replies([Call(keys.slot, ("XRANGE", keys.outbox, "-", "+"))])
-        return [msgpack.unpackb(fields[1], raw=True) for _, fields in stream]
+        return [[msgpack.unpackb(value, raw=True) for value in fields[1::2]] for _, fields in stream]
 
     def counters(self, shard: int) -> tuple[int, int]:
         """Submissions and the sum of points, as a shard counts them."""

@@ -7,25 +7,25 @@ import pytest
 
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
-from sharding.functions import Arrive, Code, arrivals, effects, pairs
+from sharding.functions import ApplyMode, Arrive, Asked, Code, arrivals, effects, pairs
 from sharding.handoff.states import MOST_RECENT, Leaving, Memory
 from sharding.leaderboard import Leaderboard
 from sharding.players import Member
 from sharding.scores import PackedScore
 from sharding.shard_map import ShardMap
+from sharding.submissions import Note, pack_notes
 from tests.stateful.raw_board import RawBoard, Said, pack_payload
 
 pytestmark = pytest.mark.servers
 
 ANN, BOB = Member(b"ann"), Member(b"bob")
 EVENT, OTHER = b"event-01aa", b"event-02aa"
-NO_LIMIT = 10**9
+NOTE = Note("m", None, "")
 OpenBoard = Callable[..., ShardMap]
 
 
 def apply(board: RawBoard, shard: int, *submissions: tuple[Member, int, bytes]) -> Said:
-    args = [arg for member, value, event in submissions for arg in (member, value, event, 1, b"")]
-    return board.call(shard, "rb1_apply", NO_LIMIT, 0, *args)
+    return board.apply(shard, *(Asked(*submission, NOTE, may_create=True) for submission in submissions))
 
 
 def codes(said: Said) -> list[int]:
@@ -135,7 +135,7 @@ def test_a_row_that_a_repair_takes_away_leaves_no_memory(leaderboard: Leaderboar
     """The player begins anew: what was applied to the row that is gone may be applied again."""
     board = RawBoard(leaderboard, open_board())
     packed = next(effects(apply(board, 2, (ANN, 5, EVENT)).reply)).detail
-    assert board.call(2, "rb1_repair", ANN, packed, "", 1, OTHER, b"").reply == [1]
+    assert board.call(2, "rb1_repair", pack_notes([NOTE]), ANN, packed, "", 1, OTHER).reply == [1]
     assert board.players(board.call(2, "rb1_find", 0).windows) == {}
     assert codes(apply(board, 2, (ANN, 7, EVENT))) == [Code.APPLIED]
     assert board.counters(2) == (2, 7)
@@ -161,7 +161,7 @@ def test_equal_points_rank_by_time_then_by_member(leaderboard: Leaderboard, open
     members = [Member(name) for name in (b"Zoe", b"ann", b"bob", b"Bob", b"\x00\xff" * 8)]
     wanted = [(member, 5, EVENT) for member in members]
     assert codes(apply(board, 2, *wanted)) == [Code.APPLIED] * len(members)
-    placed = board.call(2, "rb1_apply", NO_LIMIT, 1, *[arg for who, _, _ in wanted for arg in (who, 5, EVENT, 0, b"")])
+    placed = board.apply(2, *(Asked(*each, NOTE) for each in wanted), mode=ApplyMode.TELL_PLACES)
     places = {member: effect.place for (member, _, _), effect in zip(wanted, effects(placed.reply), strict=True)}
     assert sorted(members) == sorted(members, key=places.__getitem__)
     packed = next(effects(placed.reply)).detail

@@ -7,18 +7,18 @@ import pytest
 
 from runtime.deadlines import Deadline
 from sharding.directory import Entry
-from sharding.functions import arrivals, pairs
+from sharding.functions import Asked, arrivals, pairs
 from sharding.handoff.mover import leaving
 from sharding.handoff.states import Gone, Leaving, Live, Memory, State
 from sharding.leaderboard import Leaderboard
 from sharding.players import Member
 from sharding.shard_map import ShardMap
+from sharding.submissions import Note
 from tests.stateful.raw_board import RawBoard, pack_payload, read_leaving
 
 pytestmark = pytest.mark.servers
 
 ANN = Member(b"ann")
-NO_LIMIT = 10**9
 #: Where more points rank first, shard 0 takes those above 20 and shard 2 those up to 10.
 TOP, MIDDLE, BOTTOM = 0, 1, 2
 
@@ -29,7 +29,7 @@ def board(leaderboard: Leaderboard, open_board: Callable[..., ShardMap]) -> RawB
 
 
 def submit(board: RawBoard, shard: int, value: int, event: bytes) -> None:
-    said = board.call(shard, "rb1_apply", NO_LIMIT, 0, ANN, value, event, 1, b"")
+    said = board.apply(shard, Asked(ANN, value, event, Note("m", None, ""), may_create=True))
     assert said.refusal is None
 
 

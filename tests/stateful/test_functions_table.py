@@ -5,9 +5,11 @@ Calls come in any order, with any epoch, payload and target, right or wrong; the
 and counter is compared. What is refused as malformed leaves every key of the board as it was, byte for byte.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgpack
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sharding.boards import Operator
 from sharding.directory import Entry
-from sharding.functions import Arrive, Code, arrivals, effects, pairs
+from sharding.functions import ApplyMode, Arrive, Asked, Code, arrivals, effects, pairs
 from sharding.handoff import states
 from sharding.handoff.states import ABSENT, Gone, Leaving, Live, Memory, State, Told
 from sharding.keys import Windows
@@ -23,14 +25,14 @@ from sharding.leaderboard import Leaderboard
 from sharding.players import Member, PlayerId, member_of
 from sharding.scores import ELAPSED_SPAN, Order, PackedScore, points_of
 from sharding.shard_map import ShardMap
-from tests.stateful.raw_board import RawBoard, Said, pack_payload, read_leaving
+from sharding.submissions import Note, pack_notes
+from tests.stateful.raw_board import NO_LIMIT, RawBoard, Said, pack_payload, read_leaving
 
 pytestmark = pytest.mark.servers
 
 PLAYERS = [member_of(PlayerId(name)) for name in ("ann", "Bob", "3f2b8c1e-9d4a-4b6f-8a2e-5c7d9e0f1a2b")]
 EVENTS = [b"match-%02d" % number + content for number in range(5) for content in (b"aa", b"bb")]
-NOTE = b"note"
-NO_LIMIT = 10**6
+NOTE = Note("match", None, "request")
 #: 7 is no shard of the board.
 SHARDS, NO_SHARD = (0, 1, 2), 7
 
@@ -57,7 +59,7 @@ class Functions(RuleBasedStateMachine):
         self.board = board
         self.states: dict[tuple[int, Member], State] = {}
         self.entries: dict[Member, Entry] = {}
-        self.written: dict[int, list[list[object]]] = {shard: [] for shard in SHARDS}
+        self.written: dict[int, list[list[list[object]]]] = {shard: [] for shard in SHARDS}
         self.submissions = dict.fromkeys(SHARDS, 0)
         #: payloads that somebody may still have in hand
         self.payloads: list[tuple[Member, Leaving]] = []
@@ -76,12 +78,13 @@ class Functions(RuleBasedStateMachine):
         places=st.booleans(),
     )
     def apply(self, shard: int, batch: list[tuple[Member, int, bytes, bool]], places: bool) -> None:
-        args = [arg for member, value, event, may in batch for arg in (member, value, event, int(may), NOTE)]
-        said = self.accepted(self.board.call(shard, "rb1_apply", NO_LIMIT, int(places), *args))
+        asked = [Asked(member, value, event, NOTE, may) for member, value, event, may in batch]
+        mode = ApplyMode.TELL_PLACES if places else ApplyMode.PLAIN
+        said = self.accepted(self.board.apply(shard, *asked, mode=mode))
         now_ms, version, *_ = said.reply
         clock = self.board.clock(said, now_ms)
         told: list[Told] = []
-        applied = []
+        points: list[int | bool] = []
         for member, value, event, may_create in batch:
             head = self.board.head(shard, member)
             after, answer = states.apply(
@@ -91,11 +94,15 @@ class Functions(RuleBasedStateMachine):
             told.append(answer)
             if answer.code == Code.APPLIED:
                 assert isinstance(answer.detail, int)
-                applied.append([member, event[:8], value, points_of(answer.detail, head.order), NOTE])
-        if applied:
+                points.append(points_of(answer.detail, head.order))
+            else:
+                points.append(False)
+        if applied := sum(one is not False for one in points):
             operator = self.board.shard_map.board.operator.value.encode()
-            self.written[shard].append([1, now_ms, operator, applied])
-            self.submissions[shard] += len(applied)
+            flat = [part for one in asked for part in one[:3]]
+            notes = msgpack.unpackb(pack_notes([NOTE] * len(batch)), raw=True)
+            self.written[shard].append([flat, notes, [2, now_ms, operator, *points]])
+            self.submissions[shard] += applied
         assert version == 1
         for (member, *_), answer, effect in zip(batch, told, effects(said.reply), strict=True):
             live = self.at(shard, member)
@@ -254,39 +261,36 @@ class Functions(RuleBasedStateMachine):
     @rule(data=st.data(), shard=shards, member=players, event=events)
     def refused(self, data: st.DataObject, shard: int, member: Member, event: bytes) -> None:
         """Refused as a whole, and not one byte has changed."""
-        fine = (member, 1, event, 1, NOTE)
+        fine = Asked(member, 1, event, NOTE, may_create=True)
+
+        def packed(*flat: object, creators: str = "", limit: object = NO_LIMIT) -> Said:
+            return self.board.call(shard, "rb1_apply", limit, 0, creators, msgpack.packb(flat, use_bin_type=False), b"")
+
         code, make = data.draw(
             st.sampled_from(
                 [
-                    ("RBNOHEAD", lambda: self.board.call(NO_SHARD, "rb1_apply", NO_LIMIT, 0, *fine)),
+                    ("RBNOHEAD", lambda: self.board.apply(NO_SHARD, fine)),
                     ("RBNOHEAD", lambda: self.board.call(NO_SHARD, "rb1_arrive", 0, member, b"")),
                     ("RBNOHEAD", lambda: self.board.call(NO_SHARD, "rb1_depart", 0, member, 1, 1)),
                     ("RBNOHEAD", lambda: self.board.call(NO_SHARD, "rb1_finish", 0, member, 1)),
                     *(
                         ("RBWINDOW", lambda shift=shift, call=call: self.board.call(shard, *call, shift=shift))
                         for shift in (Windows(1, 0), Windows(-1, 0), Windows(0, 1), Windows(0, -1))
-                        for call in (("rb1_apply", NO_LIMIT, 0, *fine), ("rb1_depart", 0, member, 1, 1))
+                        for call in (("rb1_apply", NO_LIMIT, 0, "", b"", b""), ("rb1_depart", 0, member, 1, 1))
                     ),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0)),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0, *fine, member)),
-                    (
-                        "RBFORM",
-                        lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0, *fine, member, 1, b"x", 1, NOTE),
-                    ),
-                    (
-                        "RBFORM",
-                        lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0, *fine, member, "x", event, 1, NOTE),
-                    ),
-                    (
-                        "RBFORM",
-                        lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0, *fine, member, "1.5", event, 1, NOTE),
-                    ),
-                    (
-                        "RBFORM",
-                        lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0, *fine, member, "nan", event, 1, NOTE),
-                    ),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_apply", "many", 0, *fine)),
-                    ("RBBACKLOG", lambda: self.board.call(shard, "rb1_apply", 0, 0, *fine)),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0, "", b"\xc1", b"")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0, "", b"\x07", b"")),
+                    ("RBFORM", packed),
+                    ("RBFORM", lambda: packed(member, 1, event, member)),
+                    ("RBFORM", lambda: packed(member, 1, event, member, 1, b"x")),
+                    ("RBFORM", lambda: packed(member, 1, event, member, b"1", event)),
+                    ("RBFORM", lambda: packed(member, 1, event, member, 1.5, event)),
+                    ("RBFORM", lambda: packed(member, 1, event, member, math.nan, event)),
+                    ("RBFORM", lambda: packed(member, 1, event, 1, 1, event)),
+                    ("RBFORM", lambda: packed(member, 1, event, creators="11")),
+                    ("RBFORM", lambda: packed(member, 1, event, limit="many")),
+                    ("RBBACKLOG", lambda: self.board.apply(shard, fine, limit=0)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, 1, "x")),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, "x", 1)),
@@ -358,7 +362,7 @@ class Functions(RuleBasedStateMachine):
         head = self.board.shard_map.keys(shard).head
         self.board.bare(shard, "HSET", head, "state", "frozen")
         before = self.board.keyspace()
-        assert self.board.call(shard, "rb1_apply", NO_LIMIT, 0, member, 1, event, 1, NOTE).refusal == "RBSTATE"
+        assert self.board.apply(shard, Asked(member, 1, event, NOTE, may_create=True)).refusal == "RBSTATE"
         assert self.board.keyspace() == before
         self.depart_everybody(shard, (shard + 1) % len(SHARDS))
         self.finish_everybody(shard)

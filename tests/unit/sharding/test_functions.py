@@ -106,19 +106,29 @@ def test_a_tombstone_is_read_as_target_and_epoch(target: int, epoch: int) -> Non
 
 
 def test_replies_are_cut_into_one_answer_each() -> None:
-    reply = [1_760_000_000_000, 7, 1, b"-42", 0, 0, 2, b"-41", 3, 1]
-    assert list(effects(reply)) == [Effect(1, b"-42", 0, 0), Effect(2, b"-41", 3, 1)]
+    reply = [1_760_000_000_000, 7, msgpack.packb([1, -42, 0, 0, 3, b"payload", -1, 0])]
+    assert list(effects(reply)) == [Effect(1, -42, 0, 0), Effect(3, b"payload", -1, 0)]
     assert map_version(reply) == 7
     assert list(pairs([7, 1, b"payload", 3, b""])) == [(1, b"payload"), (3, b"")]
     assert list(arrivals([7, 1, 2, 0, 0, 5, 0, -1, 0])) == [Arrival(1, 2, 0, 0), Arrival(5, 0, -1, 0)]
     assert list(strays([7, b"ann", 2, b"-4503599627370496", b""])) == [Stray(b"ann", 2, LOWEST, b"")]
-    assert list(effects([0, 1])) == list(pairs([1])) == list(arrivals([1])) == list(strays([1])) == []
+    assert (
+        list(effects([0, 1, msgpack.packb([])])) == list(pairs([1])) == list(arrivals([1])) == list(strays([1])) == []
+    )
 
 
-@pytest.mark.parametrize("read", [effects, pairs, arrivals, strays])
-def test_a_reply_of_another_form_is_not_half_read(read) -> None:
+@pytest.mark.parametrize(
+    ("read", "reply"),
+    [
+        (effects, [1, 2, msgpack.packb([1, 2, 3])]),
+        (pairs, [1, 2, 3, 4]),
+        (arrivals, [1, 2, 3, 4]),
+        (strays, [1, 2, 3, 4]),
+    ],
+)
+def test_a_reply_of_another_form_is_not_half_read(read, reply) -> None:
     with pytest.raises(ValueError, match="zip"):
-        list(read([1, 2, 3, 4]))
+        list(read(reply))
 
 
 # -- refusals

@@ -18,7 +18,7 @@ from sharding.errors import (
     UnknownPlayer,
 )
 from sharding.players import PlayerId
-from sharding.submissions import EVENT_ID_BYTES, Note, Status, Submission, failure, read_note
+from sharding.submissions import EVENT_ID_BYTES, Note, Status, Submission, failure, pack_notes, read_notes
 
 ANN = PlayerId("ann")
 
@@ -53,8 +53,9 @@ def test_other_matches_are_other_events() -> None:
 @given(texts, times, texts)
 @settings(deadline=None)
 def test_a_note_is_read_back_as_written(match: str, played_at: int | None, request_id: str) -> None:
-    note = read_note(Submission(ANN, 1, match, played_at, request_id).note())
-    assert note == Note(match, played_at, request_id)
+    notes = [Note(match, played_at, request_id), Note(match, played_at, request_id, "compensation")]
+    assert Submission(ANN, 1, match, played_at, request_id).note() == notes[0]
+    assert read_notes(pack_notes(notes)) == notes
 
 
 @pytest.mark.parametrize(
