@@ -42,8 +42,8 @@ LOST = {"error": "WorkerLost", "detail": "the worker that did this is gone; ask 
 class JobUnderWay(RecordsError):
     """The same job is under way already."""
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"job {job_id} does this already")
+    def __init__(self, job_id: str = "") -> None:
+        super().__init__(f"job {job_id} does this already" if job_id else "")
         self.job_id = job_id
 
 
