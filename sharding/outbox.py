@@ -8,7 +8,7 @@ score it is about; were it stored by then, the audit would tell of a score that 
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -20,7 +20,7 @@ from sharding.functions import Functions
 from sharding.keys import ShardKeys
 from sharding.players import PlayerId, player_of
 from sharding.shard_map import ShardMap
-from sharding.submissions import Note, read_notes
+from sharding.submissions import SUBMISSION, read_notes
 
 #: What an entry is made of stands in lua/prelude.lua.
 _FORMAT = 2
@@ -28,17 +28,26 @@ _ASKED = 3
 _EVENT_ID = struct.Struct(">q")
 
 
-class Entry(NamedTuple):
-    """One applied submission, as the shard wrote it down. Times are milliseconds since 1970."""
+class Applied(NamedTuple):
+    """One submission that was applied. `item` is its place in the entry; the time is in ms since 1970."""
 
-    entry_id: str
+    item: int
     player: PlayerId
     event_id: int
-    operator: str
     value: int
     points_after: int
+    match_id: str
+    played_at_ms: int | None
+    request_id: str
+    kind: str = SUBMISSION
+
+
+class Entry(NamedTuple):
+    """An audit entry, as the shard wrote it down: what one call applied. `received_at_ms`: ms since 1970."""
+
     received_at_ms: int
-    note: Note
+    operator: str
+    applied: list[Applied]
 
 
 class Undecodable(LeaderboardError):
@@ -56,8 +65,8 @@ class RawEntry(NamedTuple):
         packed: bytes = msgpack.packb(list(self.fields))
         return packed
 
-    def decode(self) -> Iterator[Entry]:
-        """The submissions in it that were applied; Undecodable if it is damaged or of another version."""
+    def decode(self) -> Entry:
+        """What is in it; Undecodable if it is damaged or of another version."""
         try:
             named = dict(zip(self.fields[::2], self.fields[1::2], strict=True))
             asked = msgpack.unpackb(named[b"s"], raw=True)
@@ -65,20 +74,14 @@ class RawEntry(NamedTuple):
             version, received_at_ms, operator, *results = msgpack.unpackb(named[b"r"], raw=True)
             if version != _FORMAT:
                 raise Undecodable(f"outbox entry {self.entry_id} has format {version}")
-            entry_id, rule, number = self.entry_id, operator.decode(), _EVENT_ID.unpack_from
-            each = zip(*[iter(asked)] * _ASKED, strict=True)
-            for (member, value, event), note, points_after in zip(each, notes, results, strict=True):
-                if points_after is not False:
-                    yield Entry(
-                        entry_id,
-                        player_of(member),
-                        number(event)[0],
-                        rule,
-                        value,
-                        points_after,
-                        received_at_ms,
-                        note,
-                    )
+            number = _EVENT_ID.unpack_from
+            each = zip(zip(*[iter(asked)] * _ASKED, strict=True), results, notes, strict=True)
+            applied = [
+                Applied(item, player_of(member), number(event)[0], value, points, *note)
+                for item, ((member, value, event), points, note) in enumerate(each)
+                if points is not False
+            ]
+            return Entry(received_at_ms, operator.decode(), applied)
         except (LookupError, ValueError, TypeError, AttributeError, struct.error, msgpack.UnpackException) as error:
             raise Undecodable(f"outbox entry {self.entry_id} cannot be decoded: {error}") from error
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -51,13 +51,14 @@ class Note(NamedTuple):
 
 def pack_notes(notes: Iterable[Note]) -> bytes:
     """Notes as they travel with the submissions that they are about."""
-    packed: bytes = msgpack.packb([note if note.kind != SUBMISSION else note[:3] for note in notes])
+    packed: bytes = msgpack.packb([note if note.kind != SUBMISSION else note[:-1] for note in notes])
     return packed
 
 
-def read_notes(packed: bytes) -> list[Note]:
-    """The notes that `pack_notes` packed."""
-    return [Note(*fields) for fields in msgpack.unpackb(packed)]
+def read_notes(packed: bytes) -> list[list[Any]]:
+    """The fields of the notes that `pack_notes` packed; the last is left out of those of submissions."""
+    notes: list[list[Any]] = msgpack.unpackb(packed)
+    return notes
 
 
 def event_kept(event_id: int, value: int) -> bytes:

@@ -13,12 +13,14 @@ transaction has some ten thousand rows, and memory stays flat.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import structlog
 from sqlalchemy import Connection, Engine
 
 from records import partitions
 from records.audit import AuditRow, Kind, QuarantinedEntry, Stored, last_before, store, unfit
+from records.boards import Operator
 from records.errors import InvalidRecord, MissingPartition
 from records.leases import lease
 from runtime import failpoints
@@ -150,31 +152,17 @@ def _quarantined(
 
 
 def _rows(name: BoardPeriod, shard: int, entry: RawEntry) -> list[AuditRow]:
-    """The audit rows of one outbox entry."""
+    """The audit rows of one outbox entry. By position: this is done a hundred thousand times a second."""
+    received_ms, operator, applied = entry.decode()
+    rule = cast(Operator, operator)  # the shard's head says what the board's rules say
+    board, period, entry_id = name.board, name.period, entry.entry_id
     return [
         AuditRow(
-            event_id=item.event_id,
-            user_id=item.player,
-            board=name.board,
-            period=name.period,
-            operator=item.operator,  # type: ignore[arg-type]  # the shard's head says what the board's rules say
-            value=item.value,
-            points_after=item.points_after,
-            match_id=item.note.match_id,
-            played_ms=item.note.played_at_ms,
-            received_ms=item.received_at_ms,
-            shard=shard,
-            entry_id=item.entry_id,
-            entry_item=index,
-            request_id=item.note.request_id or None,
-            kind=_kind(item.note.kind),
+            event_id, player, board, period, rule, value, points_after, match_id, played_ms, received_ms, shard,
+            entry_id, item, request_id or None, cast(Kind, kind),
         )
-        for index, item in enumerate(entry.decode())
-    ]
-
-
-def _kind(noted: str) -> Kind:
-    return noted  # type: ignore[return-value]  # notes are made by submissions.py, of these words
+        for item, player, event_id, value, points_after, match_id, played_ms, request_id, kind in applied
+    ]  # fmt: skip
 
 
 def _take_back(

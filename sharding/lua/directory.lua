@@ -1,18 +1,6 @@
 --[[ The directory: which shard holds a player, under which epoch. Entries are `shard:epoch` in hashes small enough to
   stay listpacks. A key comes once per player, so keys may repeat; all of one call lie in one slot. ]]
 
---[[ rb1_locate: the entries of players.
-  KEYS  per player: its directory bucket
-  ARGV  per player: member
-  Reply per player: shard:epoch, or nil ]]
-local function rb1_locate(keys, args)
-  local reply = {}
-  for i, member in ipairs(args) do
-    reply[i] = redis.call('HGET', keys[i], member)
-  end
-  return reply
-end
-
 --[[ rb1_point: an entry takes the higher epoch. Pointing with epoch 1 claims a player who has no entry yet.
   KEYS  per player: its directory bucket
   ARGV  per player: member, shard, epoch
@@ -35,5 +23,4 @@ local function rb1_point(keys, args)
   return reply
 end
 
-redis.register_function({ function_name = 'rb1_locate', callback = rb1_locate, flags = { 'no-writes' } })
 redis.register_function('rb1_point', rb1_point)

@@ -7,6 +7,7 @@ import pytest
 
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
+from sharding.directory import Entry
 from sharding.functions import ApplyMode, Arrive, Asked, Code, arrivals, effects, pairs
 from sharding.handoff.states import MOST_RECENT, Leaving, Memory
 from sharding.leaderboard import Leaderboard
@@ -152,7 +153,7 @@ def test_several_players_of_one_slot_are_pointed_to_at_once(leaderboard: Leaderb
     assert said.reply == [b"%d:%d" % (number, number + 1) for number in range(len(there))]
     again = board.on_directory("rb1_point", [there[0], there[0]], (there[0], 7, 5, there[0], 8, 4))
     assert again.reply == [b"7:5", b"7:5"], "in one call, too, the higher epoch stays"
-    assert board.on_directory("rb1_locate", there[:2], there[:2]).reply == [b"7:5", b"1:2"]
+    assert board.entries(there[:2]) == {there[0]: Entry(7, 5), there[1]: Entry(1, 2)}
 
 
 def test_equal_points_rank_by_time_then_by_member(leaderboard: Leaderboard, open_board: OpenBoard) -> None:
