@@ -49,7 +49,7 @@ def repetitions(surplus: Iterable[AuditRow]) -> list[AuditRow]:
     """On a board that sets: these applications as events of their own, under match ids of this system."""
     found = []
     for row in surplus:
-        if row.operator == "set":
+        if row.operator == "set" and row.kind == "submission":
             mark = f"{REPETITION}{_application(row)}"
             event = Submission(PlayerId(row.user_id), row.value, mark).event()
             event_id = int.from_bytes(event[:EVENT_ID_BYTES], "big", signed=True)

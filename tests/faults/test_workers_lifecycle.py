@@ -104,7 +104,7 @@ def test_an_archive_killed_again_and_again_is_right_in_the_end(
     past = period_at(PeriodKind.DAY, datetime.now(UTC) - timedelta(days=3))
     board = open_played(leaderboard, database, period_kind="day", period=past, cuts=range(10, 50, 10))
     board.play(PLAYERS, PLAYERS + 7_000)
-    copying = min(0.1, 1_000 / PLAYERS)
+    copying = min(0.1, 5_000 / PLAYERS)
     points = f"archive.frozen=kill@0.1,archive.copying=kill@{copying},archive.copied=kill@0.1,archive.recorded=kill@0.3"
     assert run(settings, "archive", board, failpoints="archive.copied=kill") == -signal.SIGKILL
     kills = 1 + killed_until_done(settings, "archive", board, failpoints=points, at_once=2)
