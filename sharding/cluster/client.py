@@ -113,6 +113,8 @@ class _Node:
 
     def connect(self, connection: Connection, deadline: Deadline) -> None:
         """Connect, if it is not yet. Raises what _LOST names."""
+        if connection.is_connected:  # what the library does to find that out costs more than a command
+            return
         connection.socket_connect_timeout = min(self._timeout_s, max(deadline.remaining(), 0.001))
         connection.connect()
 

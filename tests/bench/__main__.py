@@ -59,13 +59,13 @@ def main() -> None:
     ask.add_argument("--players", type=int, default=100_000)
     ask.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     ask.add_argument("--rounds", type=int, default=3)
-    ask.add_argument("--workers", type=int, default=2, help="of the API, and of the floor")
+    ask.add_argument("--workers", type=int, default=1, help="of the API, and of the floor")
     ask.add_argument("--only", default="", help="measure what has this in its name")
     ask.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     wanted = ask.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
     given = settings_of_command("bench")
-    settings = msgspec.structs.replace(given, median_points=_SCALE * given.median_points)
+    settings = msgspec.structs.replace(given, median_points=_SCALE * given.median_points, api_workers=wanted.workers)
     with temporary_stack(settings) as stack, measures.floor_server(wanted.workers) as floor_url:
         engine = connect(stack.settings.postgres_dsn)
         leaderboard = Leaderboard.connect(stack.settings, known_players=lambda _, players: players)
@@ -74,9 +74,10 @@ def main() -> None:
             engine, leaderboard, wanted.players, 2 * wanted.players, lambda *_: None, rng=random.Random(1), scale=_SCALE
         )
         with engine.connect() as connection:
-            names = connection.exec_driver_sql("SELECT user_id FROM games GROUP BY user_id LIMIT 20000")
+            names = connection.exec_driver_sql("SELECT user_id FROM games GROUP BY user_id LIMIT 5000")
             players = [row[0] for row in names]
         bench = Bench(stack, players, floor_url, wanted.seconds)
+        measures.warm_up(bench)
         lines = [line for line in LINES if wanted.only in line.what]
         rounds = [
             [line.measure(bench) for line in lines] for _ in track(range(wanted.rounds), "Measuring", console=console)

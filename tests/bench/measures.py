@@ -93,6 +93,14 @@ def _wait_until_it_answers(url: str) -> None:
             return
 
 
+def warm_up(bench: Bench) -> None:
+    """Let the API learn where the players are and what they are called, as it would have in a day's play."""
+    key, size = bench.stack.state.api_key, 500
+    chunks = [bench.players[at : at + size] for at in range(0, len(bench.players), size)]
+    requests = [load.post("/api/v1/scores/lookup", key, msgspec.json.encode({"user_ids": chunk})) for chunk in chunks]
+    load.run(bench.url, itertools.cycle(requests), connections=4, seconds=bench.seconds)
+
+
 def submissions(bench: Bench) -> Pair:
     """`POST /scores`, one at a time."""
     key = bench.stack.state.api_key
