@@ -3,7 +3,8 @@
 A period that is over keeps its keys for some days; then its map is gone, and `Leaderboard` knows no such board. What is
 asked of it from then on is answered from the snapshots: the same rows, the same ranks, the same numbers. `Rankings` has
 the reads of `Leaderboard` and takes that one step more. Pages, standings and statistics out of the snapshots are of a
-kind of their own, so that answers can say that they are final, and since when.
+kind of their own, so that answers can say that they are final, and since when. Who is hidden by now is left out, and
+the ranks behind close up.
 
 Nothing is scanned: a page is a range of ranks, a player a key, a score thirty steps of halving. Every question ends
 with the request, and a PostgreSQL that is away makes it 503, as a shard does.
@@ -23,6 +24,7 @@ from sqlalchemy import Engine
 from api.boards import BoardRules
 from api.caches import Cache
 from api.patience import in_background
+from api.shown import Shown
 from records import archives, shard_maps, snapshots
 from records.errors import RecordsUnavailable
 from records.snapshots import FinalRow
@@ -196,7 +198,7 @@ class Rankings:
 
 
 class _Final:
-    """One final ranking, read for one request."""
+    """One final ranking, read for one request, without the players who are hidden by now."""
 
     def __init__(self, engine: Engine, name: BoardPeriod, known: Closed, order: Order, deadline: Deadline) -> None:
         self._engine = engine
@@ -204,44 +206,55 @@ class _Final:
         self._known = known
         self._order = order
         self._deadline = deadline
+        self._hidden = self._ask(snapshots.hidden)
+        self._shown = Shown(known.players, [row.rank for row in self._hidden])
 
-    def page(self, offset: int, limit: int) -> FinalPage:
-        return self._page(self._ask(snapshots.page, offset, limit))
+    def page(self, offset: int, limit: int, matching: int | None = None) -> FinalPage:
+        """The rows of ranks offset+1 .. offset+limit."""
+        rows = self._rows(offset, limit)
+        return FinalPage(rows, self._shown.total, self._as_of_ms, matching=matching)
 
     def page_after(self, last: Placed, limit: int) -> FinalPage:
+        """The rows behind the one that a cursor names."""
         points = points_of(last.packed, self._order)
         row = self._ask(snapshots.standing, player_of(last.member))
         unmoved = row is not None and row.points == points
-        return self.page(row.rank if row is not None and unmoved else self._ahead(points), limit)
+        return self.page(self._shown.count(row.rank) if row is not None and unmoved else self._ahead(points), limit)
 
     def between(self, lowest: int | None, highest: int | None, offset: int, limit: int) -> FinalPage:
+        """The players with lowest <= points <= highest."""
         descending = self._order is Order.DESC
         best, worst = (highest, lowest) if descending else (lowest, highest)
         start = 0 if best is None else self._ahead(best)
-        stop = self._known.players if worst is None else self._ahead(worst - 1 if descending else worst + 1)
+        stop = self._shown.total if worst is None else self._ahead(worst - 1 if descending else worst + 1)
         matching = max(0, stop - start)
-        rows = self._ask(snapshots.page, start + offset, max(0, min(limit, matching - offset)))
-        return self._page(rows, matching)
+        return self.page(start + offset, max(0, min(limit, matching - offset)), matching)
 
     def around_score(self, points: int, limit: int) -> FinalPage:
-        return self.page(max(0, min(self._ahead(points) - limit // 2, self._known.players - limit)), limit)
+        """The players around some points."""
+        return self._window(self._ahead(points) - limit // 2, limit)
 
     def surrounding(self, player: PlayerId, each_side: int) -> FinalPage:
-        rows = self._ask(snapshots.surrounding, player, each_side, self._known.players)
-        if rows is None:
-            raise self._not_on_board(player) from None
-        return self._page(rows)
+        """The player and those around."""
+        (standing,) = self.standings([player])
+        if isinstance(standing, LeaderboardError):
+            raise standing from None
+        return self._window(standing.row.rank - 1 - each_side, 2 * each_side + 1)
 
     def standings(self, players: Sequence[PlayerId]) -> list[Standing | LeaderboardError]:
+        """The rank of each of these players, or that there is none."""
         found = self._ask(snapshots.find_many, players)
+        for row in self._hidden:
+            found.pop(row.user_id, None)
         return [
-            FinalStanding(_row(found[player]), self._known.players, self._as_of_ms)
+            FinalStanding(self._row(found[player]), self._shown.total, self._as_of_ms)
             if player in found
-            else self._not_on_board(player)
+            else NotOnBoard(f"{player} has no score on {self._name}", field="user_id")
             for player in players
         ]
 
     def restyled(self, rows: Sequence[Row], style: RankStyle) -> list[int]:
+        """The ranks of consecutive rows in another style."""
         if style is RankStyle.ORDINAL or not rows:
             return [row.rank for row in rows]
         if style is RankStyle.DENSE:
@@ -254,37 +267,43 @@ class _Final:
     def _dense(self, rows: Sequence[Row]) -> list[int]:
         if rows[-1].rank > MOST_DENSE:
             raise OutOfBounds(f"dense ranks are told for the first {MOST_DENSE} players", field="rank_style") from None
-        top = self._ask(snapshots.page, 0, rows[-1].rank)
+        top = self._rows(0, rows[-1].rank)
         dense = {points: rank for rank, points in enumerate(dict.fromkeys(row.points for row in top), start=1)}
         return [dense[row.points] for row in rows]
 
     def stats(self) -> FinalStats:
-        known, first = self._known, self._ask(snapshots.page, 0, 1)
-        return FinalStats(
-            known.players, known.submissions, known.points, _row(first[0]) if first else None, known.shards
-        )
+        """The board as it was closed."""
+        first, known = self._rows(0, 1), self._known
+        points = known.points - sum(row.points for row in self._hidden)
+        return FinalStats(self._shown.total, known.submissions, points, first[0] if first else None, known.shards)
+
+    def _window(self, offset: int, limit: int) -> FinalPage:
+        """So many rows from about there on, as many as there are."""
+        return self.page(max(0, min(offset, self._shown.total - limit)), limit)
 
     def _ahead(self, points: int) -> int:
         """How many players have better points than these."""
-        return self._ask(snapshots.ahead_of, points, self._known.players, self._order is Order.DESC)
+        descending = self._order is Order.DESC
+        return self._shown.count(self._ask(snapshots.ahead_of, points, self._known.players, descending))
 
-    def _page(self, rows: Sequence[FinalRow], matching: int | None = None) -> FinalPage:
-        return FinalPage([_row(row) for row in rows], self._known.players, self._as_of_ms, matching=matching)
+    def _rows(self, offset: int, limit: int) -> list[Row]:
+        if limit <= 0:
+            return []
+        first, last = self._shown.stored_place(offset), self._shown.stored_place(offset + limit - 1)
+        hidden = {row.user_id for row in self._hidden}
+        stored = self._ask(snapshots.page, first, last - first + 1)
+        return [self._row(row) for row in stored if row.user_id not in hidden]
+
+    def _row(self, row: FinalRow) -> Row:
+        return Row(self._shown.rank(row.rank), PlayerId(row.user_id), row.points)
 
     @property
     def _as_of_ms(self) -> int:
         return int(self._known.closed_at.astimezone(UTC).timestamp() * 1000)
 
-    def _not_on_board(self, player: PlayerId) -> NotOnBoard:
-        return NotOnBoard(f"{player} has no score on {self._name}", field="user_id")
-
     def _ask(self, question: Callable[..., T], *given: object) -> T:
         name = self._name
         return until(self._deadline, lambda: question(self._engine, name.board, name.period, *given))
-
-
-def _row(row: FinalRow) -> Row:
-    return Row(row.rank, PlayerId(row.user_id), row.points)
 
 
 def until(deadline: Deadline, ask: Callable[[], T]) -> T:

@@ -20,6 +20,7 @@ from records.engine import reading, transaction
 from records.periods import month_of
 from records.tables import archives as archive_table
 from records.tables import leaderboard_snapshots as snapshots
+from records.tables import users
 
 _FIELDS = ("rank", "points", "month", "user_id", "board", "period")
 _COPY = f"COPY leaderboard_snapshots ({', '.join(_FIELDS)}) FROM STDIN (NULL '{copytext.NULL}')"
@@ -151,18 +152,6 @@ def standing(engine: Engine, board: str, period: str, user_id: str) -> FinalRow 
     return None if found is None else FinalRow(*found)
 
 
-def surrounding(
-    engine: Engine, board: str, period: str, user_id: str, each_side: int, players: int
-) -> list[FinalRow] | None:
-    """A player and those around, a full window where there are enough `players`; None for one not on the board."""
-    found = standing(engine, board, period, user_id)
-    if found is None:
-        return None
-    length = 2 * each_side + 1
-    first = max(1, min(found.rank - each_side, players - length + 1))
-    return _rows(engine, board, period, first, first + length - 1)
-
-
 def find_many(engine: Engine, board: str, period: str, user_ids: Collection[str]) -> dict[str, FinalRow]:
     """The final ranks of those of these players who were on the board."""
     rows = snapshots.c
@@ -170,6 +159,14 @@ def find_many(engine: Engine, board: str, period: str, user_ids: Collection[str]
     wanted = select(rows.rank, rows.user_id, rows.points).where(*_of(board, period), among)
     with reading(engine) as connection:
         return {row.user_id: FinalRow(*row) for row in connection.execute(wanted)}
+
+
+def hidden(engine: Engine, board: str, period: str) -> list[FinalRow]:
+    """The rows of players who are hidden by now: whoever shows the ranking leaves them out."""
+    rows = snapshots.c
+    theirs = select(rows.rank, rows.user_id, rows.points).join(users, users.c.id == rows.user_id)
+    with reading(engine) as connection:
+        return [FinalRow(*row) for row in connection.execute(theirs.where(*_of(board, period), users.c.hidden))]
 
 
 def ahead_of(engine: Engine, board: str, period: str, points: int, players: int, descending: bool) -> int:
@@ -184,10 +181,20 @@ def ahead_of(engine: Engine, board: str, period: str, points: int, players: int,
 
 
 def history(engine: Engine, board: str, user_id: str, *, limit: int, before: str | None = None) -> list[PastRow]:
-    """A player's final ranks on a board, the latest period first; `before`: only periods earlier than this one."""
+    """A player's final ranks on a board, the latest period first; `before`: only periods earlier than this one.
+
+    As `hidden` says: without players who are hidden by now, and nothing of one who is.
+    """
     rows, states = snapshots.c, archive_table.c
+    others = snapshots.alias("others")
+    same = (others.c.month == rows.month) & (others.c.board == rows.board) & (others.c.period == rows.period)
+    left_out = select(func.count()).select_from(others).join(users, users.c.id == others.c.user_id)
+    left_out = left_out.where(same, users.c.hidden).correlate(snapshots)
+    ahead = left_out.where(others.c.rank < rows.rank).scalar_subquery()
+    hidden_too = select(users.c.id).where(users.c.id == rows.user_id, users.c.hidden).exists()
     theirs = (
-        select(rows.period, rows.rank, rows.points, states.players)
+        select(rows.period, rows.rank - ahead, rows.points, states.players - left_out.scalar_subquery())
+        .where(~hidden_too)
         .join(archive_table, (states.board == rows.board) & (states.period == rows.period))
         .where(rows.board == board, rows.user_id == user_id)
         .where(states.shard == archives.WHOLE, states.state == "archived")

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from api.app import create_app
 from cli.servers import ServerSet
-from records import api_keys, archives
+from records import api_keys, archives, players
 from runtime.settings import Settings
 from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, period_at
@@ -82,6 +82,18 @@ class Past:
         assert answer.status_code == 200, answer.json
         return answer.json
 
+    def everybody(self) -> list[tuple[str, int]]:
+        """Players and points, in rank order, by cursor."""
+        pages = [self.read("/scores", limit=100)]
+        while cursor := pages[-1].get("cursor"):
+            pages.append(self.read("/scores", limit=100, cursor=cursor))
+        return [(entry["user_id"], entry["score"]) for page in pages for entry in page["entries"]]
+
+    def history(self, player: str) -> Any:
+        answer = self._api.call("GET", f"/scores/{player}/history", board=self.board.name.board)
+        assert answer.status_code == 200
+        return answer.json["entries"]
+
     def close(self) -> None:
         archive = Archive(self.board.leaderboard, self.board.engine, Settings())
         assert archive.close(self.board.name, datetime.now(UTC), lambda _done, _of: None) is not None
@@ -120,9 +132,9 @@ QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def of_players(players: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+def of_players(some: list[str]) -> dict[str, tuple[str, dict[str, Any]]]:
     asked: dict[str, tuple[str, dict[str, Any]]] = {}
-    for player in players:
+    for player in some:
         asked[f"standing of {player}"] = (f"/scores/{player}", {})
         asked[f"equal rank of {player}"] = (f"/scores/{player}", {"rank_style": "competition"})
         asked[f"around {player}"] = (f"/scores/{player}/surrounding", {"offset": 3})
@@ -136,9 +148,9 @@ def that_matter(answer: dict[str, Any]) -> bytes:
 def test_reads_are_the_same_byte_for_byte(past: Past) -> None:
     """Pages, ranks in all styles, those around players and scores, score ranges, lookups, statistics."""
     ranking = [player for player, _ in past.board.ranking()]
-    players = [ranking[0], ranking[-1], *random.Random(3).sample(ranking, 10)]
-    asked = QUERIES | of_players(players)
-    wanted = {"user_ids": [*players, "nobody"]}
+    some = [ranking[0], ranking[-1], *random.Random(3).sample(ranking, 10)]
+    asked = QUERIES | of_players(some)
+    wanted = {"user_ids": [*some, "nobody"]}
     before = {what: past.read(path, **query) for what, (path, query) in asked.items()}
     looked_up = past.read("/scores/lookup", wanted)
     past.lose_keys()
@@ -154,6 +166,54 @@ def test_reads_are_the_same_byte_for_byte(past: Past) -> None:
     assert whole is not None
     closed_at = datetime.fromisoformat(past.read("/scores")["as_of"])
     assert abs(closed_at - whole.changed_at) < timedelta(milliseconds=1)
+
+
+def test_who_is_hidden_since_is_left_out_and_the_others_close_up(past: Past, database: Engine) -> None:
+    """At once, in every read; the ranks are those of the ranking without them. Shown again, all is as before."""
+    past.lose_keys()
+    everybody = past.everybody()
+    hidden = {everybody[index][0] for index in (0, 7, 8, 30, 120, 249)}
+    before = past.history(everybody[31][0])
+    for player in hidden:
+        players.register_missing(database, [player])
+        players.update(database, player, {"hidden": True})
+    try:
+        left = [(player, score) for player, score in everybody if player not in hidden]
+        assert past.everybody() == left
+        for offset in (0, 5, 20, 115, 240):
+            page = past.read("/scores", offset=offset, limit=10)
+            assert [(one["user_id"], one["score"]) for one in page["entries"]] == left[offset : offset + 10]
+            assert [one["rank"] for one in page["entries"]] == list(
+                range(offset + 1, offset + 1 + len(page["entries"]))
+            )
+            assert page["total_players"] == len(left)
+        for place in (0, 6, 7, 26, 117, 243):
+            player, score = left[place]
+            standing = past.read(f"/scores/{player}")
+            assert (standing["rank"], standing["score"], standing["total_players"]) == (place + 1, score, len(left))
+            equal = past.read(f"/scores/{player}", rank_style="competition")["rank"]
+            assert equal == 1 + [points for _, points in left].index(score)
+            around = past.read(f"/scores/{player}/surrounding", offset=2)["entries"]
+            assert [one["user_id"] for one in around if one["is_current_user"]] == [player]
+            assert len(around) == 5
+        for player in hidden:
+            assert past.ask(f"/scores/{player}").status_code == 404
+            assert past.ask(f"/scores/{player}/surrounding").status_code == 404
+            assert past.history(player) == []
+        looked_up = past.read("/scores/lookup", {"user_ids": [left[40][0], *hidden]})
+        assert ([one["rank"] for one in looked_up["entries"]], set(looked_up["not_found"])) == ([41], hidden)
+        stats = past.read("/stats")
+        assert (stats["total_players"], stats["top_score"]) == (len(left), left[0][1])
+        assert stats["average_score"] == round(sum(score for _, score in left) / len(left), 2)
+        between = past.read("/scores", min_score=6, max_score=12, limit=100)
+        assert between["matching_players"] == sum(6 <= score <= 12 for _, score in left)
+        [entry] = past.history(everybody[31][0])
+        assert (entry["rank"], entry["total_players"]) == (28, len(left))
+    finally:
+        for player in hidden:
+            players.update(database, player, {"hidden": False})
+    assert past.everybody() == everybody
+    assert past.history(everybody[31][0]) == before
 
 
 def test_cursors_lead_through_all_of_it(past: Past) -> None:
