@@ -7,7 +7,7 @@ PACKAGES := api sharding workers records runtime cli k8s loadtest
 DATA_DIR ?= .rangeboard
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down demo test test-quick bench load faults faults-records explore check format settings lock clean-data
+.PHONY: help install up down demo test test-quick bench costs capacity load faults faults-records explore check format settings lock clean-data
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36mmake %-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,13 @@ test-quick: install ## the tests that need no servers
 
 bench: install ## figures beside their floors, on a stack of its own; --write keeps them in docs/benchmarks.md
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+costs: install ## measure what a submission, a read and a player cost, for `rangeboard plan` (minutes)
+	PYTHONPATH=tests $(BIN)/python -m bench.costs $(ARGS)
+	@$(MAKE) --no-print-directory capacity
+
+capacity: install ## write the tables of docs/capacity.md from the capacity model
+	@$(BIN)/python -m loadtest.capacity_page docs/capacity.md
 
 load: install ## the load test on the running stack; its verdict here, its report in reports/load.html
 	@mkdir -p reports

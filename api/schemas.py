@@ -15,6 +15,7 @@ from records.jobs import State as JobState
 from records.players import MOST_AT_ONCE, NAME_LENGTH, URL_LENGTH
 from sharding.players import ID_PATTERN
 from sharding.reader import RankStyle
+from sharding.rebalancing import GENTLE_PER_S
 from sharding.submissions import RankMode
 
 UserId = Annotated[
@@ -430,7 +431,7 @@ class NewRebalance(_Form, frozen=True, kw_only=True):
 
     cuts: Annotated[list[Score], Meta(max_length=1023)]
     board: BoardName = "global"
-    players_per_s: Annotated[int, Meta(ge=1, le=10**7, description="The most to move")] = 50_000
+    players_per_s: Annotated[int, Meta(ge=1, le=10**7, description="The most to move")] = GENTLE_PER_S
 
 
 class Progress(_Answer, kw_only=True):

@@ -38,9 +38,13 @@ VERSION = 1
 PAYLOAD_VERSION = 1
 LIBRARY_NAME = f"rangeboard_{VERSION}"
 #: In this order: what a file uses stands in one before it.
-_SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read", "lifecycle", "scrub")
+_SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read", "strays", "lifecycle", "scrub")
+#: Those that are called with a shard's keys and change nothing.
+READ_FUNCTIONS = frozenset({"rb1_find", "rb1_scan", "rb1_strays"})
 #: Submissions, or players, in one call: it holds a node for less than 2 ms, and stays far from the limit of `unpack`.
 SLICE = 1000
+#: Players in one call of a step of the handoff: that too holds a node for less than 2 ms.
+MOVE_SLICE = 250
 
 
 @cache
@@ -222,7 +226,7 @@ class Functions:
         """The answers of shards; `fence`: wait until replicas have what was written (`Answer.confirmed`)."""
         answers = self._execute([self._named(call, recent_ms) for call in calls], deadline, fence)
         for index, answer in enumerate(answers):
-            refused = _refused(answer.error)
+            refused = refusal_of(answer.error)
             if refused is not None and refused.code == "RBWINDOW":
                 self._clock_ahead_ms = int(refused.words) - time.time() * 1000
                 again = self._execute([self._named(calls[index], recent_ms)], deadline, fence)[0]
@@ -251,8 +255,9 @@ class Functions:
     def _named(self, call: ShardCall, recent_ms: int) -> Call:
         windows = windows_at(int(time.time() * 1000 + self._clock_ahead_ms), recent_ms)
         keys = call.keys.for_function(windows)
+        command = "FCALL_RO" if call.function in READ_FUNCTIONS else "FCALL"
         return Call(
-            call.keys.slot, ("FCALL", call.function, len(keys), *keys, windows.recent, windows.gone, *call.args)
+            call.keys.slot, (command, call.function, len(keys), *keys, windows.recent, windows.gone, *call.args)
         )
 
 
@@ -285,9 +290,14 @@ def arrivals(reply: list[Any]) -> Iterator[Arrival]:
 
 
 def strays(reply: list[Any]) -> Iterator[Stray]:
-    """The players listed by rb1_strays."""
-    for member, epoch, packed, payload in zip(*[iter(reply[1:])] * 4, strict=True):
+    """The players listed by rb1_strays and rb1_comb."""
+    for member, epoch, packed, payload in zip(*[iter(reply[2:])] * 4, strict=True):
         yield Stray(Member(member), epoch, int(packed), payload)
+
+
+def is_to_be_combed(reply: list[Any]) -> bool:
+    """Whether rb1_strays or rb1_comb says that a shard may have more strays, by their hash, than it could list."""
+    return bool(reply[1])
 
 
 # -- errors
@@ -297,9 +307,11 @@ def strays(reply: list[Any]) -> Iterator[Stray]:
 _BEFORE_RUNNING = {"BUSY", "MISCONF", "NOPERM", "NOREPLICAS"}
 
 
-def _refused(error: LeaderboardError | None) -> Refused | None:
+def refusal_of(error: LeaderboardError | None) -> Refused | None:
     """The refusal behind an error, also where an earlier sending of the call leaves the outcome unknown."""
-    cause = error.__cause__ if isinstance(error, ShardOutcomeUnknown) else error
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Refused):
+        cause = cause.__cause__
     return cause if isinstance(cause, Refused) else None
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
 
-from runtime import failpoints
+from runtime import failpoints, metrics
 from runtime.deadlines import Deadline
 from runtime.gathering import Gathering, TooLate
 from runtime.settings import Settings
@@ -181,6 +181,8 @@ class Leaderboard:
         if coalescer is None:
 
             def write(submissions: Sequence[Submission], deadline: Deadline) -> list[Written]:
+                metrics.coalesced_submissions.observe(len(submissions))
+                metrics.coalescer_waiting.set(sum(one.waiting for one in self._coalescers.values()))
                 return self._write(name, submissions, deadline, ApplyMode.TELL_PLACES)
 
             with self._lock:

@@ -177,16 +177,6 @@ class Lifecycle:
                 done[index] = repaired == _SET
         return done
 
-    def forget(self, shard_map: ShardMap, entries: Mapping[Member, Entry], deadline: Deadline) -> None:
-        """Take players who have no row out of the directory, unless their entries are others by now."""
-        calls = []
-        for member, entry in entries.items():
-            slot, key = shard_map.directory.bucket(member)
-            calls.append(on_bucket("rb1_forget", slot, [key], (member, f"{entry.shard}:{entry.epoch}")))
-        answers = self._functions.on_keys(calls, deadline, fence=True)
-        for answer in answers:
-            _value(answer)
-
     # -- reading all of it
 
     def holders(

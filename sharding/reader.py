@@ -39,6 +39,7 @@ from sharding.directory import Directory, Entry
 from sharding.errors import LeaderboardError, NotOnBoard, Outcome, OutOfBounds, ShardUnavailable
 from sharding.functions import LIVE, SLICE, Code, Functions, Shape, ShardCall, pairs, read_tombstone
 from sharding.handoff.mover import Leaving, Mover, leaving
+from sharding.handoff.refusals import Why, refuse
 from sharding.maps import Maps
 from sharding.merge import START, Halves, Placed, Search, after, first_rows, spans
 from sharding.players import Member, PlayerId, member_of, player_of
@@ -268,7 +269,12 @@ class Reader:
             if code == LIVE:
                 return Found(entry.shard, PackedScore(int(detail)))
             if code == Code.LEAVING:
-                moved = self._mover.complete(shard_map, {member: leaving(entry.shard, detail)}, deadline)
+                try:
+                    move = leaving(entry.shard, detail)
+                except ShardUnavailable:
+                    refuse(Why.PAYLOAD, shard_map, entry.shard, member)
+                    raise
+                moved = self._mover.complete(shard_map, {member: move}, deadline)
                 if member not in moved:
                     raise ShardUnavailable("the player is on the move; try again")
                 entry = moved[member].entry

@@ -42,6 +42,7 @@ from sharding.functions import (
     read_tombstone,
 )
 from sharding.handoff.mover import Leaving, Mover, leaving
+from sharding.handoff.refusals import Why, refuse
 from sharding.maps import Maps
 from sharding.periods import following
 from sharding.players import Member, PlayerId, member_of, player_of
@@ -224,6 +225,7 @@ class Writer:
                 try:
                     helped[member] = leaving(shard, effect.detail)
                 except ShardUnavailable as error:
+                    refuse(Why.PAYLOAD, work.shard_map, shard, member)
                     work.end(index, error)
             elif effect.code == Code.GONE:
                 work.entries[member] = Entry(*read_tombstone(effect.detail))
@@ -251,7 +253,10 @@ class Writer:
                 if member in moved and written is not None and written.shard >= 0:
                     written.shard, written.place = moved[member].entry.shard, moved[member].place
             work.entries.update({member: to.entry for member, to in moved.items()})
-            strays = {member: (to.entry, strays[member][1]) for member, to in moved.items() if to.is_stray}
+            # Somebody else's submission may have counted before the departure, and led further than this one.
+            strays = {
+                member: (to.entry, to.packed) for member, to in moved.items() if to.is_stray and to.packed is not None
+            }
             if not strays:
                 return
 

@@ -33,6 +33,7 @@ from sharding.periods import PeriodKind, parse_period
 from sharding.players import player_of
 from sharding.scores import Order, points_of
 from sharding.shard_map import ShardMap
+from workers import metrics
 from workers.draining import drain_now
 from workers.patience import patiently
 
@@ -145,10 +146,11 @@ class Archive:
         name = shard_map.name
         rows = (name.board, name.period, shard, first)
         try:
-            snapshots.copy_shard(self._engine, *rows, self._rows(shard_map, index))
+            copied, _ = snapshots.copy_shard(self._engine, *rows, self._rows(shard_map, index))
         except MissingPartition as missing:
             partitions.ensure(self._engine, missing.months)
-            snapshots.copy_shard(self._engine, *rows, self._rows(shard_map, index))
+            copied, _ = snapshots.copy_shard(self._engine, *rows, self._rows(shard_map, index))
+        metrics.archived_players.labels(name.board).inc(copied)
 
     def _rows(self, shard_map: ShardMap, index: int) -> Iterator[list[tuple[str, int]]]:
         order = shard_map.board.order

@@ -100,8 +100,10 @@ def _keep(leaderboard: Leaderboard, shard_map: ShardMap, position: Position) -> 
 
 
 def _count(shard_map: ShardMap, done: Repairs) -> None:
-    for kind in ("pointed", "buried", "restored", "missing"):
+    for kind in ("rows", "entries"):
+        metrics.scrubbed.labels(shard_map.name.board, kind).inc(getattr(done, kind))
+    for kind in ("pointed", "buried", "restored", "missing", "passed_over"):
         if count := getattr(done, kind):
             metrics.scrub_repairs.labels(shard_map.name.board, kind).inc(count)
-    level = log.warning if done.total or done.missing else log.debug
+    level = log.warning if done.total or done.missing or done.passed_over else log.debug
     level("scrubbed", board=str(shard_map.name), **asdict(done))

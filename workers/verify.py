@@ -190,11 +190,7 @@ class _Comparison:
             repairs[suspect.player] = Repair(place.shard, member, seen, wanted, record, place.epoch)
         deadline = Deadline.after(_STEP_S)
         done = self._leaderboard.lifecycle.repair(self._map, list(repairs.values()), deadline)
-        mended = dict(zip(repairs, done, strict=True))
-        gone = [repairs[player].member for player in mended if mended[player] and repairs[player].wanted is None]
-        known = {member: entries[member] for member in gone if member in entries}
-        self._leaderboard.lifecycle.forget(self._map, known, deadline)
-        return mended
+        return dict(zip(repairs, done, strict=True))
 
     def _entries(self, suspects: Iterable["_Suspect"]) -> dict[Member, Entry]:
         members = [member_of(suspect.player) for suspect in suspects]

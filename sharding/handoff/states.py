@@ -53,8 +53,12 @@ repairs what that leaves, with the same tools. The directory is corrected by *po
 live row older than the directory's entry, or as old and elsewhere, is a ghost and is *buried*; a row that is nowhere
 is restored by *arrive* under the very epoch that the directory names, so that it displaces nothing that is as new.
 
-Assumed: a shard's clock does not step back over the edge of a window, and the clocks of two shards differ by less than
-one window.
+**Time.** The events that recognise a retry lie in keys named for windows of time, and so do tombstones. A shard's clock
+therefore never runs back: every call that writes leaves its time in the head, and no later call goes by an earlier one.
+After a failover to a server whose clock is behind, or a step of that clock, the shard's time stands still until it has
+caught up. What a replica has, it has with the time that goes with it, so no window that holds an event is looked past.
+
+Assumed: the clocks of two shards differ by less than one window.
 """
 
 from dataclasses import dataclass
@@ -67,6 +71,8 @@ from sharding.functions import Arrive, Code, Depart
 from sharding.scores import POINTS_LIMIT, Order, PackedScore, pack, points_of
 from sharding.submissions import EVENT_ID_BYTES
 
+#: Epochs and numbers of shards lie below it.
+MOST_EPOCH = 1 << 31
 #: Events of one player that one window holds.
 MOST_RECENT = 4096
 
@@ -145,7 +151,8 @@ ABSENT = Absent()
 class Head:
     """A shard's own record of its range and rules, as far as they concern one player.
 
-    `takes_player`: the player's hash belongs to this shard, where the range is split by it.
+    `takes_player`: the player's hash belongs to this shard, where the range is split by it. `shards`: the board's
+    shards have the numbers below it.
     """
 
     shard: int
@@ -154,6 +161,7 @@ class Head:
     order: Order = Order.DESC
     operator: Operator = Operator.ADD
     takes_player: bool = True
+    shards: int = MOST_EPOCH
 
     def is_stray(self, packed: PackedScore) -> bool:
         """Whether a row with this packed score belongs elsewhere."""
@@ -222,7 +230,7 @@ def depart(  # noqa: PLR0911 (one return a case)
             return state, Told(Depart.OTHER_EPOCH, state.epoch)
         case Live() if not head.is_stray(state.packed):
             return state, Told(Depart.AT_HOME)
-        case Live() if target == head.shard:  # the caller's map is not the shard's
+        case Live() if target == head.shard or target >= head.shards:  # the caller's map is not the shard's
             return state, Told(Depart.MISDIRECTED)
         case Live():
             payload = Leaving(state.epoch + 1, state.packed, state.memory.seen_at(clock.window), target)

@@ -165,7 +165,8 @@ local function write(keys, args, head, here, applied, results)
     expire_window(keys[RECENT], tonumber(args[1]), head.recent_ms)
   end
   write_down(keys, args[6], args[7], results)
-  redis.call('HSET', keys[HEAD], 'submissions', head.submissions + applied, 'points', head.points + here.gained)
+  redis.call('HSET', keys[HEAD], 'submissions', head.submissions + applied, 'points', head.points + here.gained,
+    'touched_ms', head.now)
 end
 
 local function rb1_apply(keys, args)

@@ -51,6 +51,8 @@ local function rb1_load(keys, args)
     end
   end
   redis.call('ZADD', keys[ROWS], unpack(rows))
+  count_moves(keys, #rows / 2, 0)
+  touch(keys, head)
   if #epochs > 0 then
     redis.call('HSET', keys[EPOCHS], unpack(epochs))
   end
@@ -78,7 +80,7 @@ local function rb1_repair(keys, args)
     return redis.error_reply('RBFORM five arguments a player')
   end
   local reply, asked, results, gained = {}, {}, outbox_results(head), 0
-  local wrote = false
+  local wrote = 0
   for at = 4, #args, REPAIR_ITEM do
     local member, seen, wanted, epoch = args[at], args[at + 1], args[at + 2], tonumber(args[at + 3])
     local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
@@ -106,35 +108,17 @@ local function rb1_repair(keys, args)
         end
       end
       gain, points = after - before, after
-      gained, wrote = gained + gain, true
+      gained, wrote = gained + gain, wrote + 1
     end
     local slot = #asked
     asked[slot + 1], asked[slot + 2], asked[slot + 3] = member, gain, args[at + 4]
     results[#results + 1] = points
   end
-  if wrote then
+  if wrote > 0 then
     write_down(keys, cmsgpack.pack(asked), args[3], results)
-    redis.call('HINCRBY', keys[HEAD], 'points', text(gained))
-  else
-    touch(keys, head)
+    count_moves(keys, wrote, gained)
   end
-  return reply
-end
-
---[[ rb1_forget: take players without a row out of the directory, unless their entry has changed.
-  KEYS  per player: its directory bucket
-  ARGV  per player: member, entry as it was seen
-  Reply per player: nil, or the entry that is there instead ]]
-local function rb1_forget(keys, args)
-  local reply = {}
-  for i, key in ipairs(keys) do
-    local member, entry = args[i * 2 - 1], redis.call('HGET', key, args[i * 2 - 1])
-    if entry == args[i * 2] then
-      redis.call('HDEL', key, member)
-      entry = false
-    end
-    reply[i] = entry
-  end
+  touch(keys, head)
   return reply
 end
 
@@ -153,5 +137,4 @@ end
 redis.register_function('rb1_state', rb1_state)
 redis.register_function('rb1_load', rb1_load)
 redis.register_function('rb1_repair', rb1_repair)
-redis.register_function('rb1_forget', rb1_forget)
 redis.register_function('rb1_expire', rb1_expire)

@@ -39,9 +39,9 @@ local function rb1_attest(keys, args)
       local gone = tombstone(keys, member)
       if payload then
         code = IS_LEAVING -- and the epoch of a payload of another version is not known
-        payload = unpack_payload(payload)
-        if payload then
-          epoch, shard = payload.epoch, payload.target
+        local _, its_epoch, target = unpack_payload(payload)
+        if target then
+          epoch, shard = its_epoch, target
         end
       elseif gone then
         code = IS_GONE
@@ -65,10 +65,10 @@ local function rb1_bury(keys, args)
   if problem then
     return problem
   end
-  if (#args - 2) % 3 ~= 0 or not are_numbers(args, 4, 3) or not are_numbers(args, 5, 3) then
+  if (#args - 2) % 3 ~= 0 or not are_whole(args, 4, 3, MOST_EPOCH) or not are_whole(args, 5, 3, MOST_EPOCH) then
     return redis.error_reply('RBFORM three arguments a player: member, shard, epoch')
   end
-  local reply, buried = {}, 0
+  local reply, buried, points = {}, 0, 0
   for at = MOVE_HEAD, #args, 3 do
     local member, shard, epoch = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
     local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
@@ -80,12 +80,13 @@ local function rb1_bury(keys, args)
         redis.call('HDEL', keys[key], member)
       end
       redis.call('HSET', keys[GONE], member, text(epoch) .. ':' .. text(shard))
-      buried = buried + points_of(head, packed)
+      buried, points = buried + 1, points + points_of(head, packed)
     end
     reply[#reply + 1] = ghost and 1 or 0
   end
   expire_window(keys[GONE], tonumber(args[2]), GONE_MS)
-  redis.call('HINCRBY', keys[HEAD], 'points', text(-buried))
+  count_moves(keys, buried, -points)
+  touch(keys, head)
   return reply
 end
 

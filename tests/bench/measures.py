@@ -128,7 +128,7 @@ def tops(bench: Bench) -> Pair:
 
 def _beside_floor(bench: Bench, requests: Callable[[], Iterator[bytes]]) -> Pair:
     floor = load.run(bench.floor_url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
-    with _cpu(bench.stack) as spent:
+    with cpu_spent(bench.stack) as spent:
         ours = load.run(bench.url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
     assert floor.failed == 0, f"{floor.failed} requests to the floor failed"
     assert ours.failed == 0, f"{ours.failed} requests failed"
@@ -156,7 +156,7 @@ def batches(bench: Bench) -> Pair:
 
     prepared = list(itertools.islice(requests(), 400))
     floor = pipelined_zincrby(bench)
-    with _cpu(bench.stack) as spent:
+    with cpu_spent(bench.stack) as spent:
         ours = load.run(bench.url, itertools.cycle(prepared), connections=4, seconds=bench.seconds)
     assert ours.failed == 0
     done = len(ours.latencies) * size
@@ -266,7 +266,7 @@ class _Node:
 
 
 @contextmanager
-def _cpu(stack: Stack) -> Iterator[dict[str, float]]:
+def cpu_spent(stack: Stack) -> Iterator[dict[str, float]]:
     """CPU seconds that the stack's processes spend inside the block, by kind of process."""
     spent: dict[str, float] = {}
     before = _cpu_now(stack)

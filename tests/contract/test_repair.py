@@ -11,8 +11,9 @@ from records_databases import migrated_database
 from sqlalchemy import Engine
 
 from sharding.errors import NotOnBoard
+from sharding.functions import ApplyMode, Asked, Code, apply_call, effects
 from sharding.leaderboard import Leaderboard, Submission
-from sharding.players import PlayerId
+from sharding.players import PlayerId, member_of
 from workers.rebuild import Rebuild
 from workers.verify import Difference, Verdict, verify
 
@@ -104,8 +105,15 @@ def test_a_row_that_no_submission_made_is_taken_away(open_one: OpenBoard, moved:
     assert (mended.repaired, mended.agrees) == (1, True)
     with pytest.raises(NotOnBoard):
         board.points("ghost")
-    assert board.win("ghost", 4, "m3") == "applied"
-    assert board.points("ghost") == 4
+    assert board.win("ghost", 40, "m3") == "applied"
+    assert board.points("ghost") == 40
+    # Who claimed the player's place before all this, and goes on now, is sent on: his shard had the row.
+    late = Submission(PlayerId("ghost"), 1, "m4")
+    asked = [Asked(member_of(late.player), late.value, late.event(), late.note(), may_create=True)]
+    shard_map = board.shard_map
+    call = apply_call(shard_map.keys(1), asked, outbox_limit=10**6, mode=ApplyMode.PLAIN)
+    answer = board.leaderboard.functions.on_shards([call], shard_map.retry_window_ms, soon())[0]
+    assert next(effects(answer.reply)).code == Code.GONE
     assert compare(board).agrees
 
 

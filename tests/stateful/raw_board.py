@@ -104,7 +104,8 @@ class RawBoard:
         board = self.shard_map.board
         bounds = self.shard_map.bounds(shard)
         takes = (int.from_bytes(member_sha(member)[:2], "big") % bounds.parts) == bounds.part
-        return Head(shard, bounds.low, bounds.high, board.order, board.operator, takes)
+        shards = max(self.shard_map.shards()) + 1
+        return Head(shard, bounds.low, bounds.high, board.order, board.operator, takes, shards)
 
     def clock(self, said: Said, now_ms: int | None = None) -> Clock:
         """The shard's time at a call: the window it accepted, and the tie-break units if it told the time."""
@@ -169,6 +170,12 @@ class RawBoard:
         keys = self.shard_map.keys(shard)
         (counted,) = self._replies([Call(keys.slot, ("HMGET", keys.head, "submissions", "points"))])
         return int(counted[0] or 0), int(counted[1] or 0)
+
+    def moves(self, shard: int) -> int:
+        """How many steps of moves a shard counts."""
+        keys = self.shard_map.keys(shard)
+        (counted,) = self._replies([Call(keys.slot, ("HGET", keys.head, "moves"))])
+        return int(counted or 0)
 
     def _bucket(self, member: Member) -> tuple[int, str]:
         return self.shard_map.directory.bucket(member)

@@ -10,6 +10,7 @@ from sharding.cluster.client import Call
 from sharding.directory import Entry
 from sharding.functions import ApplyMode, Arrive, Asked, Code, arrivals, effects, pairs
 from sharding.handoff.states import MOST_RECENT, Leaving, Memory
+from sharding.keys import windows_at
 from sharding.leaderboard import Leaderboard
 from sharding.players import Member
 from sharding.scores import PackedScore
@@ -41,6 +42,24 @@ def wait_for_window(board: RawBoard, window: int) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
     assert now == window, "this machine is too slow for the windows of the test"
+
+
+def test_a_clock_that_is_behind_stands_still(leaderboard: Leaderboard, open_board: OpenBoard) -> None:
+    """A failover from a server that was in the next window already: what was applied there is not looked past."""
+    shard_map = open_board()
+    board = RawBoard(leaderboard, shard_map)
+    assert codes(apply(board, 2, (ANN, 5, OTHER))) == [Code.APPLIED]
+    ahead_ms = shard_map.retry_window_ms
+    now = board.call(2, "rb1_find", 0).windows
+    then_ms = (now.recent + 1) * ahead_ms + 1
+    keys = shard_map.keys(2)
+    names = keys.for_function(windows_at(then_ms, ahead_ms))
+    board.bare(2, "HSET", names[2], ANN, EVENT)
+    board.bare(2, "HSET", keys.head, "touched_ms", then_ms)
+    again = apply(board, 2, (ANN, 5, EVENT), (ANN, 5, OTHER), (ANN, 5, b"event-03aa"))
+    assert codes(again) == [Code.DUPLICATE, Code.DUPLICATE, Code.APPLIED]
+    assert again.windows.recent == now.recent + 1
+    assert again.reply[0] == then_ms
 
 
 def test_a_retry_is_recognised_for_a_whole_window_and_forgotten_after_two(

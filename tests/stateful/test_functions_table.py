@@ -61,6 +61,7 @@ class Functions(RuleBasedStateMachine):
         self.entries: dict[Member, Entry] = {}
         self.written: dict[int, list[list[list[object]]]] = {shard: [] for shard in SHARDS}
         self.submissions = dict.fromkeys(SHARDS, 0)
+        self.moves = dict.fromkeys(SHARDS, 0)
         #: payloads that somebody may still have in hand
         self.payloads: list[tuple[Member, Leaving]] = []
         self.windows = Windows(0, 0)
@@ -69,6 +70,11 @@ class Functions(RuleBasedStateMachine):
 
     def at(self, shard: int, member: Member) -> State:
         return self.states.get((shard, member), ABSENT)
+
+    def moved(self, shard: int, member: Member, after: State) -> None:
+        """A step that is no submission has made this of a player."""
+        self.moves[shard] += after != self.at(shard, member)
+        self.states[shard, member] = after
 
     # -- steps
 
@@ -111,7 +117,12 @@ class Functions(RuleBasedStateMachine):
             assert effect.is_stray == (placed and self.board.head(shard, member).is_stray(live.packed))
             assert effect.place == (self.place(shard, member) if placed and places else -1)
 
-    @rule(shard=shards, batch=st.lists(st.tuples(players, epochs, st.sampled_from([*SHARDS, NO_SHARD])), max_size=3))
+    @rule(
+        shard=shards,
+        batch=st.lists(
+            st.tuples(players, epochs, st.sampled_from([*SHARDS, NO_SHARD])), max_size=3, unique_by=lambda one: one[0]
+        ),
+    )
     def depart_under_any_epoch(self, shard: int, batch: list[tuple[Member, int, int]]) -> None:
         self.depart(shard, batch)
 
@@ -126,7 +137,7 @@ class Functions(RuleBasedStateMachine):
         for (member, expected, target), (code, detail) in zip(batch, pairs(said.reply), strict=True):
             head, clock = self.board.head(shard, member), self.board.clock(said)
             after, told = states.depart(self.at(shard, member), head, clock, expected=expected, target=target)
-            self.states[shard, member] = after
+            self.moved(shard, member, after)
             assert code == told.code
             if isinstance(told.detail, Leaving):
                 assert read_leaving(detail) == told.detail
@@ -138,7 +149,9 @@ class Functions(RuleBasedStateMachine):
     @precondition(lambda self: self.payloads)
     def arrive_known(self, data: st.DataObject, places: bool) -> None:
         """A payload that was made here: fresh, late, or for the third time."""
-        batch = data.draw(st.lists(st.sampled_from(self.payloads), min_size=1, max_size=3))
+        batch = data.draw(
+            st.lists(st.sampled_from(self.payloads), min_size=1, max_size=3, unique_by=lambda one: one[0])
+        )
         shard = data.draw(st.sampled_from([batch[0][1].target, *SHARDS]))
         self.arrive(shard if shard in SHARDS else 0, batch, places)
 
@@ -178,18 +191,19 @@ class Functions(RuleBasedStateMachine):
         for (member, payload), arrival in zip(batch, arrivals(said.reply), strict=True):
             head, clock = self.board.head(shard, member), self.board.clock(said)
             after, told = states.arrive(self.at(shard, member), head, clock, payload=payload)
-            self.states[shard, member] = after
+            self.moved(shard, member, after)
             assert (arrival.code, arrival.epoch, arrival.is_stray) == (told.code, told.detail, told.is_stray)
             if isinstance(after, Live) and places and told.code != Arrive.MISDIRECTED and len(batch) == 1:
                 assert arrival.place == self.place(shard, member)
             elif not isinstance(after, Live) or not places:
                 assert arrival.place == -1
 
-    @rule(shard=shards, batch=st.lists(st.tuples(players, epochs), max_size=3))
+    @rule(shard=shards, batch=st.lists(st.tuples(players, epochs), max_size=3, unique_by=lambda one: one[0]))
     def finish(self, shard: int, batch: list[tuple[Member, int]]) -> None:
         said = self.accepted(self.board.call(shard, "rb1_finish", 0, *[arg for player in batch for arg in player]))
         for (member, epoch), done in zip(batch, said.reply[1:], strict=True):
-            self.states[shard, member], told = states.finish(self.at(shard, member), epoch=epoch)
+            after, told = states.finish(self.at(shard, member), epoch=epoch)
+            self.moved(shard, member, after)
             assert done == told
 
     @rule(shard=shards)
@@ -208,7 +222,8 @@ class Functions(RuleBasedStateMachine):
         said = self.accepted(self.board.call(shard, "rb1_bury", *[arg for player in batch for arg in player]))
         for (member, *entry), done in zip(batch, said.reply, strict=True):
             head = self.board.head(shard, member)
-            self.states[shard, member], told = states.bury(self.at(shard, member), head, entry=Entry(*entry))
+            after, told = states.bury(self.at(shard, member), head, entry=Entry(*entry))
+            self.moved(shard, member, after)
             assert done == told
 
     # -- reads
@@ -245,7 +260,7 @@ class Functions(RuleBasedStateMachine):
     def strays(self, shard: int) -> None:
         said = self.accepted(self.board.call(shard, "rb1_strays", 100))
         listed = {}
-        for member, epoch, packed, payload in zip(*[iter(said.reply[1:])] * 4, strict=True):
+        for member, epoch, packed, payload in zip(*[iter(said.reply[2:])] * 4, strict=True):
             listed[member] = (epoch, int(packed), read_leaving(payload) if payload else None)
         expected = {}
         for member in PLAYERS:
@@ -294,7 +309,13 @@ class Functions(RuleBasedStateMachine):
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, 1, "x")),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, "x", 1)),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, 1, 1)),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, "1.5")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, -1)),
+                    ("RBFORM", lambda: self.board.on_directory("rb1_point", [member], (member, 1, 2**31))),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", 0, member)),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", 0, member, b"", member, b"")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member, 1, member, 1)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member, "x")),
                     (
@@ -339,6 +360,7 @@ class Functions(RuleBasedStateMachine):
                         b"\x96\x01\x00\x09\x00\x00\xa0",  # one too few
                         b"\x97\x01\xcb\x43\x50\x00\x00\x00\x00\x00\x00\x09\x00\x00\xa0\xa0",  # packed score: 2^54
                         b"\x97\x01\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\x09\x00\x00\xa0\xa0",  # packed score: 1.5
+                        b"\x97\x01\x00\xce\x80\x00\x00\x00\x00\x00\xa0\xa0",  # epoch: 2^31
                     )
                 ),
             ]
@@ -351,9 +373,8 @@ class Functions(RuleBasedStateMachine):
         fine = Leaving(9, PackedScore(5), Memory(self.windows.recent), shard)
         said = self.accepted(self.board.call(shard, "rb1_arrive", 0, other, pack_payload(fine), member, payload))
         clock = self.board.clock(said)
-        self.states[shard, other], _ = states.arrive(
-            self.at(shard, other), self.board.head(shard, other), clock, payload=fine
-        )
+        after, _ = states.arrive(self.at(shard, other), self.board.head(shard, other), clock, payload=fine)
+        self.moved(shard, other, after)
         assert [arrival.code for arrival in arrivals(said.reply)][1] == Arrive.MISDIRECTED
 
     @rule(shard=shards, member=players, event=events)
@@ -385,6 +406,7 @@ class Functions(RuleBasedStateMachine):
         for shard in SHARDS:
             assert self.board.outbox(shard) == self.written[shard]
             assert self.board.counters(shard) == (self.submissions[shard], sum(self.points(shard)))
+            assert self.board.moves(shard) == self.moves[shard]
 
     def points(self, shard: int) -> list[int]:
         order = self.board.shard_map.board.order
