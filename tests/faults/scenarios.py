@@ -420,10 +420,10 @@ LARGE: dict[str, tuple[int] | tuple[int, float]] = {
     "killed_in_moves": (1000,),
     "primary_killed": (20, 30.0),
     "primary_restarted": (12, LOAD_S),
-    "primary_paused": (3, 2 * PAUSE_S),
+    "primary_paused": (20, 30.0),
     "primary_killed_with_lagging_replica": (20, LOAD_S),
-    "replica_lost": (6, LOAD_S),
-    "slot_migrated": (12, LOAD_S),
+    "replica_lost": (20, 30.0),
+    "slot_migrated": (20, 30.0),
     "storm": (15, LOAD_S),
 }
 
