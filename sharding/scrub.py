@@ -46,6 +46,8 @@ BATCH = 500
 SETTLE_S = 5.0
 _STEP_S = 10.0
 _MOST_HOPS = 10
+#: The player has a row here, or had one that was removed.
+_HERE = {LIVE, Code.REMOVED}
 
 #: What the audit log has of these players, as rows, with the recent window that their events are of.
 Audit = Callable[[ShardMap, Sequence[Member]], tuple[int, Mapping[Member, LoadedRow]]]
@@ -172,7 +174,7 @@ class Scrub:
     def _settle_rows(self, shard_map: ShardMap, shard: int, suspects: Sequence[Member], done: Repairs) -> None:
         """Look again, and repair what is still wrong."""
         seen = self._attest(shard_map, dict.fromkeys(suspects, shard))
-        rows = {member: Entry(shard, its.epoch) for member, its in seen.items() if its.code == LIVE}
+        rows = {member: Entry(shard, its.epoch) for member, its in seen.items() if its.code in _HERE}
         located = self._directory.locate(shard_map, rows, Deadline.after(_STEP_S), fresh=True)
         wrong = [
             member for member in rows if member not in located.failed and located.entries.get(member) != rows[member]
@@ -251,7 +253,8 @@ class Scrub:
         lost = {member: entry for member, entry in places.items() if member not in held}
         if not lost:
             return
-        window, rows = self._audit(shard_map, list(lost))
+        window, audited = self._audit(shard_map, list(lost))
+        rows = {member: row for member, row in audited.items() if row.packed is not None}
         places = {member: _place(shard_map, lost[member], row) for member, row in rows.items()}
         for shard, members in _by_shard(places).items():
             payloads = [_payload(rows[member], places[member], window) for member in members]
@@ -275,7 +278,7 @@ class Scrub:
         for shard in shard_map.shards():
             others = {member: shard for member, entry in places.items() if entry.shard != shard}
             seen = self._attest(shard_map, others)
-            held.update(member for member, its in seen.items() if its.code in {LIVE, Code.LEAVING})
+            held.update(member for member, its in seen.items() if its.code in {*_HERE, Code.LEAVING})
         return held
 
     @contextmanager
@@ -331,12 +334,13 @@ def _place(shard_map: ShardMap, entry: Entry, row: LoadedRow) -> Entry:
     """Where a lost row is to be: where it was looked for; at home, under the next epoch, if that is no shard at all."""
     if entry.shard in shard_map.shards():
         return entry
-    return Entry(shard_map.shard_for(row.packed, row.member), entry.epoch + 1)
+    return Entry(row.home(shard_map), entry.epoch + 1)
 
 
 def _payload(row: LoadedRow, place: Entry, window: int) -> bytes:
     """The row as one that has departed for a place (lua/handoff.lua)."""
-    content = (PAYLOAD_VERSION, row.packed, place.epoch, place.shard, window, row.recent, row.before)
+    content = [PAYLOAD_VERSION, row.packed, place.epoch, place.shard, window, row.recent, row.before]
+    content += [1] if row.hidden else []
     packed: bytes = msgpack.packb(content, use_bin_type=False)  # Lua knows only the older form
     return packed
 

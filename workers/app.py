@@ -29,6 +29,7 @@ app.conf.update(
         "workers.tasks.archive",
         "workers.tasks.scrub",
         "workers.tasks.jobs",
+        "workers.tasks.players",
     ],
     beat_schedule=SCHEDULE,
     timezone="UTC",

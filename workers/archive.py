@@ -172,13 +172,23 @@ class Archive:
                 f"{rows:,} with {points:,}; what was stored is discarded, and copied anew next time"
             )
         kept = audit.totals(self._engine, name.board, name.period)
-        if (kept.players, kept.points) != (stored.players, stored.points):
+        hidden, hidden_points = self._hidden(shard_map)
+        if (kept.players, kept.points) != (stored.players + hidden, stored.points + hidden_points):
             snapshots.discard(self._engine, name.board, name.period)
             raise ArchiveDiffers(
-                f"{name}: {stored.players:,} players with {stored.points:,} points, and the audit log has "
-                f"{kept.players:,} with {kept.points:,}; `rangeboard verify` tells who differs"
+                f"{name}: {stored.players:,} players with {stored.points:,} points, and {hidden:,} hidden ones with "
+                f"{hidden_points:,}, where the audit log has {kept.players:,} with {kept.points:,}; "
+                "`rangeboard verify` tells who differs"
             )
         return stored.players, stored.points
+
+    def _hidden(self, shard_map: ShardMap) -> tuple[int, int]:
+        """The players who have no final rank because they are hidden, and the sum of their points."""
+        order = shard_map.board.order
+        points = [
+            points_of(row.packed, order) for _, rows in self._leaderboard.lifecycle.hidden(shard_map) for row in rows
+        ]
+        return len(points), sum(points)
 
     def _expire(self, shard_map: ShardMap, archived_at: datetime) -> None:
         """Let the keys expire when the days of grace are over. The map goes first: without it nobody asks for them."""

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Engine
 
 from records import audit
+from records import players as kept_players
 from records.leases import lease
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
@@ -76,7 +77,8 @@ def _audit(
         name = shard_map.name
         players = [player_of(member) for member in members]
         replayed = audit.replay(engine, name.board, name.period, since=since, players=players)
-        rows = (row_of(shard_map, one, window) for one in replayed)
+        hidden = kept_players.hidden_among(engine, players)
+        rows = (row_of(shard_map, one, window, hidden=one.user_id in hidden) for one in replayed)
         return window, {row.member: row for row in rows}
 
     return look_up

@@ -30,11 +30,12 @@ local function are_events(events)
   return type(events) == 'string' and #events % EVENT == 0
 end
 
---[[ A payload is {version, packed, epoch, target, recent window, recent, recent before}: the last six of them, or nothing
-  for any other form. ]]
+--[[ A payload is {version, packed, epoch, target, recent window, recent, recent before}, and 1 at the end for a hidden
+  player: all of them but the version, or nothing for any other form. ]]
 local function unpack_payload(payload)
   local fine, content = pcall(cmsgpack.unpack, payload)
-  if fine and type(content) == 'table' and #content == 7 and content[1] == PAYLOAD
+  if fine and type(content) == 'table' and content[1] == PAYLOAD
+    and (#content == 7 or #content == 8 and content[8] == 1)
     and is_whole(content[2], MOST_EXACT) and is_whole(content[3], MOST_EPOCH) and is_whole(content[4], MOST_EPOCH)
     and is_whole(content[5], MOST_EXACT) and are_events(content[6]) and are_events(content[7]) then
     return unpack(content, 2)
@@ -71,13 +72,23 @@ local function write_all(command, key, list)
   end
 end
 
---[[ How many of the members have a row, where that is what was read of them. ]]
-local function count_rows(packed)
-  local count = 0
-  for _, row in ipairs(packed) do
+--[[ The rows of members: packed scores (false for none); the key that each is in, ROWS or ASIDE, also for the mark of one
+  who was removed; and how many have a row or a mark. ]]
+local function rows_of(keys, members)
+  local packed, key_of, count = read_all('ZMSCORE', keys[ROWS], members), {}, 0
+  for i, row in ipairs(packed) do
+    key_of[i] = row and ROWS
     count = count + (row and 1 or 0)
   end
-  return count
+  if count < #members then
+    for i, row in ipairs(redis.call('ZMSCORE', keys[ASIDE], unpack(members))) do
+      if row then
+        key_of[i], count = ASIDE, count + 1
+        packed[i] = row ~= REMOVED_MARK and row
+      end
+    end
+  end
+  return packed, key_of, count
 end
 
 --[[ Count rows that came or went other than by play, and the points that the shard's rows have more for it. ]]
@@ -119,9 +130,8 @@ local function rb1_depart(keys, args)
     or not are_whole(args, MOVE_HEAD + 3, 3, MOST_EPOCH) then
     return redis.error_reply('RBFORM three arguments a player: member, epoch, target')
   end
-  local rows = read_all('ZMSCORE', keys[ROWS], members)
+  local rows, key_of, here = rows_of(keys, members)
   local epochs, recent, before, leaving, gone, gone_before = NONE, NONE, NONE, NONE, NONE, NONE
-  local here = count_rows(rows)
   if here > 0 then
     epochs = read_all('HMGET', keys[EPOCHS], members)
     recent = read_all('HMGET', keys[RECENT], members)
@@ -134,12 +144,12 @@ local function rb1_depart(keys, args)
   end
 
   local window, reply, points = tonumber(args[1]), { head.version }, 0
-  local departed, payloads, had_epoch, had_recent, had_before = {}, {}, {}, {}, {}
+  local departed, payloads, had_epoch, had_recent, had_before = { [ROWS] = {}, [ASIDE] = {} }, {}, {}, {}, {}
   for i, member in ipairs(members) do
     local at = MOVE_HEAD + 3 * i
     local packed, expected, target = tonumber(rows[i] or nil), tonumber(args[at - 1]), tonumber(args[at])
     local epoch = tonumber(epochs[i] or 1)
-    local code, detail = NOT_HERE, gone[i] or gone_before[i] or ''
+    local code, detail = NOT_HERE, not key_of[i] and (gone[i] or gone_before[i]) or ''
     if leaving[i] and not packed then
       code, detail = DEPARTED, leaving[i]
     elseif packed and epoch ~= expected then
@@ -150,24 +160,27 @@ local function rb1_depart(keys, args)
       code, detail = MISDIRECTED, ''
     elseif packed then
       code = DEPARTED
-      detail = cmsgpack.pack({ PAYLOAD, packed, epoch + 1, target, window, recent[i] or '', before[i] or '' })
-      departed[#departed + 1] = member
+      detail = cmsgpack.pack({ PAYLOAD, packed, epoch + 1, target, window, recent[i] or '', before[i] or '',
+        key_of[i] == ASIDE and 1 or nil })
+      local left = departed[key_of[i]]
+      left[#left + 1] = member
       payloads[#payloads + 1] = member
       payloads[#payloads + 1] = detail
       had_epoch[#had_epoch + 1] = epochs[i] and member or nil
       had_recent[#had_recent + 1] = recent[i] and member or nil
       had_before[#had_before + 1] = before[i] and member or nil
-      points = points + points_of(head, packed)
+      points = points + (key_of[i] == ROWS and points_of(head, packed) or 0)
     end
     reply[2 * i], reply[2 * i + 1] = code, detail
   end
 
   write_all('HSET', keys[LEAVING], payloads)
-  write_all('ZREM', keys[ROWS], departed)
+  write_all('ZREM', keys[ROWS], departed[ROWS])
+  write_all('ZREM', keys[ASIDE], departed[ASIDE])
   write_all('HDEL', keys[EPOCHS], had_epoch)
   write_all('HDEL', keys[RECENT], had_recent)
   write_all('HDEL', keys[RECENT_BEFORE], had_before)
-  count_moves(keys, #departed, -points)
+  count_moves(keys, #payloads / 2, -points)
   touch(keys, head)
   return reply
 end
@@ -203,16 +216,16 @@ local function keep_events(key, window, window_ms, members, events)
   end
 end
 
---[[ The epoch of what is known of each member: of the row, of the payload on the way out, or of the tombstone; 0 for
+--[[ The epoch of what is known of each member: of the row or mark, of the payload on the way out, or of the tombstone; 0 for
   nothing, nil where a payload cannot be read: it cannot be told then whether it is newer than what arrives. ]]
-local function epochs_here(keys, members, rows, leaving)
-  local epochs = count_rows(rows) > 0 and read_all('HMGET', keys[EPOCHS], members) or NONE
+local function epochs_here(keys, members, key_of, count, leaving)
+  local epochs = count > 0 and read_all('HMGET', keys[EPOCHS], members) or NONE
   local gone = read_all('HMGET', keys[GONE], members)
   local gone_before = read_all('HMGET', keys[GONE_BEFORE], members)
   local here = {}
   for i = 1, #members do
     local tomb = gone[i] or gone_before[i]
-    local epoch = math.max(rows[i] and tonumber(epochs[i] or 1) or 0, tomb and (gone_entry(tomb)) or 0)
+    local epoch = math.max(key_of[i] and tonumber(epochs[i] or 1) or 0, tomb and (gone_entry(tomb)) or 0)
     if leaving[i] then
       local _, departed = unpack_payload(leaving[i])
       epoch = departed and math.max(epoch, departed)
@@ -236,25 +249,36 @@ local function rb1_arrive(keys, args)
   if not members then
     return redis.error_reply('RBFORM two arguments a player: member, payload')
   end
-  local rows = read_all('ZMSCORE', keys[ROWS], members)
+  local rows, key_of, count = rows_of(keys, members)
   local leaving = read_all('HMGET', keys[LEAVING], members)
-  local here = epochs_here(keys, members, rows, leaving)
+  local here = epochs_here(keys, members, key_of, count, leaving)
 
   local reply, points, of_other_part = { head.version }, 0, false
-  local came, scores, epochs, left, all_recent, all_before = {}, {}, {}, {}, {}, {}
+  local came, epochs, left, all_recent, all_before = {}, {}, {}, {}, {}
+  local scores, replaced = { [ROWS] = {}, [ASIDE] = {} }, { [ROWS] = {}, [ASIDE] = {} }
   for i, member in ipairs(members) do
-    local packed, epoch, target, theirs, recent, before = unpack_payload(args[MOVE_HEAD + 2 * i])
+    local packed, epoch, target, theirs, recent, before, hidden = unpack_payload(args[MOVE_HEAD + 2 * i])
     local code, known, stray = MISDIRECTED, 0, 0
     if epoch and target == head.shard and here[i] then
       local row = tonumber(rows[i] or nil)
       code, known = ALREADY, here[i]
       if epoch > here[i] then
         code, known = ARRIVED, epoch
-        points = points + points_of(head, packed) - (row and points_of(head, row) or 0)
+        local key = hidden and ASIDE or ROWS
+        if key_of[i] == ROWS then
+          points = points - points_of(head, row)
+        end
+        if key_of[i] and key_of[i] ~= key then
+          local others = replaced[key_of[i]]
+          others[#others + 1] = member
+        end
+        points = points + (key == ROWS and points_of(head, packed) or 0)
         row = packed
+        local ranking = scores[key]
         local count = #came + 1
         came[count] = member
-        scores[2 * count - 1], scores[2 * count] = packed + 0, member -- as a number a command gets 17 digits of it
+        ranking[#ranking + 1] = packed + 0 -- as a number a command gets 17 digits of it
+        ranking[#ranking + 1] = member
         epochs[2 * count - 1], epochs[2 * count] = member, epoch .. ''
         all_recent[count], all_before[count] = events_at(window, theirs, recent, before)
         left[#left + 1] = leaving[i] and member or nil
@@ -266,7 +290,10 @@ local function rb1_arrive(keys, args)
     reply[slot - 2], reply[slot - 1], reply[slot], reply[slot + 1] = code, known, -1, stray
   end
 
-  write_all('ZADD', keys[ROWS], scores)
+  for _, key in ipairs({ ROWS, ASIDE }) do
+    write_all('ZREM', keys[key], replaced[key])
+    write_all('ZADD', keys[key], scores[key])
+  end
   write_all('HSET', keys[EPOCHS], epochs)
   write_all('HDEL', keys[LEAVING], left)
   keep_events(keys[RECENT], window, head.recent_ms, came, all_recent)

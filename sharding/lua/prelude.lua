@@ -1,6 +1,6 @@
 --[[ What every function shares: the order of keys, the shard's head, packed scores, recent events.
 
-  A shard's nine keys lie in one slot and always come in this order; a function touches no other key. Numbers are
+  A shard's ten keys lie in one slot and always come in this order; a function touches no other key. Numbers are
   doubles here and `tostring` keeps 14 digits, so a packed score (up to 2^52) is always written with text().
 
   Errors start with a word that the client knows (functions.py), have words behind it (the server puts ERR before one that
@@ -11,8 +11,8 @@
     RBBACKLOG  the outbox is full
     RBFORM     the arguments are not of the function's form ]]
 
-local ROWS, EPOCHS, RECENT, RECENT_BEFORE, LEAVING, GONE, GONE_BEFORE, OUTBOX, HEAD = 1, 2, 3, 4, 5, 6, 7, 8, 9
-local SHARD_KEYS = 9
+local ROWS, EPOCHS, RECENT, RECENT_BEFORE, LEAVING, GONE, GONE_BEFORE, OUTBOX, HEAD, ASIDE = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+local SHARD_KEYS = 10
 
 local SPAN = 4194304            -- 2^22 tie-break units, scores.py
 local POINTS_LIMIT = 1073741824 -- 2^30
@@ -23,6 +23,7 @@ local MOST_EXACT = 9007199254740992 -- 2^53: whole numbers below it are exact
 local MOST_EPOCH = 2147483648   -- 2^31: no player moves so often, and no board has so many shards
 local GONE_MS = 86400000        -- a tombstone lives for one to two of these windows
 local PAYLOAD = 1               -- version of what travels from shard to shard
+local REMOVED_MARK = 'inf'      -- stands in ASIDE in the place of a packed score
 local OUTBOX_FORMAT = 2
 
 local function text(number)
@@ -71,6 +72,20 @@ local function look(keys, args)
     recent_ms = recent_ms, now = now,
     elapsed = math.min(math.max(math.floor((now - field[8]) / field[9]), 0), SPAN - 1),
   }
+end
+
+--[[ A member's row: its packed score, and the key it is in: ROWS, or ASIDE for a hidden player. Who was taken off the
+  board has no packed score, and ASIDE; who has no row and no mark, neither. ]]
+local function row_of(keys, member)
+  local packed = redis.call('ZSCORE', keys[ROWS], member)
+  if packed then
+    return tonumber(packed), ROWS
+  end
+  packed = redis.call('ZSCORE', keys[ASIDE], member)
+  if packed then
+    return packed ~= REMOVED_MARK and tonumber(packed) or nil, ASIDE
+  end
+  return nil, nil
 end
 
 local function points_of(head, packed)

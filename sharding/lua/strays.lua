@@ -1,7 +1,8 @@
 --[[ Who has to leave a shard. Rows outside of its packed scores stand at the two ends of the ranking, and are found
   there. Where a range is split by player hash, rows of another part lie anywhere: only a shard whose part has changed
   has such, and it is combed for them, a few hundred rows a call. The head says so (`comb`), and how far that is: how many
-  strays this pass has found, and the place in the ranking before which it has looked.
+  strays this pass has found, and the place in the ranking before which it has looked; with an `a`, the place in ASIDE,
+  where the rows of hidden players are looked at last.
 
   A row that is played takes another place, perhaps one that the comb has passed. Whoever plays it is told that it is a
   stray and moves it; for those who die before that, the comb begins anew until it has found nothing from end to end. ]]
@@ -43,13 +44,15 @@ local function rb1_strays(keys, args)
         leaving[i], epoch, text(packed), leaving[i + 1]
     end
   end
-  for _, side in ipairs({ { '-inf', '(' .. text(head.low) }, { text(head.high), '+inf' } }) do
-    local rows = redis.call('ZRANGE', keys[ROWS], side[1], side[2], 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
-    local members, packed = {}, {}
-    for i = 1, #rows, 2 do
-      members[#members + 1], packed[#packed + 1] = rows[i], rows[i + 1]
+  for _, key in ipairs({ ROWS, ASIDE }) do -- the marks of removed players stand at infinity
+    for _, side in ipairs({ { '-inf', '(' .. text(head.low) }, { text(head.high), '(+inf' } }) do
+      local rows = redis.call('ZRANGE', keys[key], side[1], side[2], 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
+      local members, packed = {}, {}
+      for i = 1, #rows, 2 do
+        members[#members + 1], packed[#packed + 1] = rows[i], rows[i + 1]
+      end
+      list_rows(keys, reply, members, packed)
     end
-    list_rows(keys, reply, members, packed)
   end
   return reply
 end
@@ -69,11 +72,13 @@ local function rb1_comb(keys, args)
     return { head.version, 0 }
   end
   local found, from, after = string.match(comb, '^(%d+):([^:]*):(.*)$')
-  local start = rows_ahead(keys[ROWS], from, after)
-  local rows = redis.call('ZRANGE', keys[ROWS], start, start + MOST_COMBED - 1, 'WITHSCORES')
+  local half, packed_from = string.match(from, '^(a?)(.*)$')
+  local key = keys[half == 'a' and ASIDE or ROWS]
+  local start = rows_ahead(key, packed_from, after)
+  local rows = redis.call('ZRANGE', key, start, start + MOST_COMBED - 1, 'WITHSCORES')
   local members, packed = {}, {}
   for i = 1, #rows, 2 do
-    if not is_of_part(head, rows[i]) then
+    if rows[i + 1] ~= REMOVED_MARK and not is_of_part(head, rows[i]) then
       members[#members + 1], packed[#packed + 1] = rows[i], rows[i + 1]
     end
   end
@@ -83,7 +88,9 @@ local function rb1_comb(keys, args)
     redis.call('HSET', keys[HEAD], 'comb', text(found) .. ':' .. from .. ':' .. after)
   elseif #rows == 2 * MOST_COMBED then
     local last = #rows - 1
-    redis.call('HSET', keys[HEAD], 'comb', text(found) .. ':' .. text(tonumber(rows[last + 1])) .. ':' .. rows[last])
+    redis.call('HSET', keys[HEAD], 'comb', text(found) .. ':' .. half .. text(tonumber(rows[last + 1])) .. ':' .. rows[last])
+  elseif half == '' and redis.call('EXISTS', keys[ASIDE]) == 1 then
+    redis.call('HSET', keys[HEAD], 'comb', text(found) .. ':a-inf:')
   elseif found > 0 then
     redis.call('HSET', keys[HEAD], 'comb', COMB_BEGUN)
   else

@@ -20,7 +20,7 @@ from bench import load
 from cli.ports import free_ports
 from cli.stack import Stack
 from sharding.boards import BoardPeriod
-from sharding.functions import ApplyMode, Asked, apply_call
+from sharding.functions import ApplyMode, Asked, May, apply_call
 from sharding.keys import ShardKeys, shard_keys, windows_at
 from sharding.players import Member, PlayerId, member_of
 from sharding.slots import key_slot
@@ -212,7 +212,7 @@ def _apply_call(keys: ShardKeys, members: list[Member]) -> tuple[Any, ...]:
     windows = windows_at(int(time.time() * 1000), 3_600_000)
     named = keys.for_function(windows)
     note = Submission(PlayerId("x"), 1, random.randbytes(8).hex()).note()
-    asked = [Asked(member, 1, random.randbytes(10), note, may_create=True) for member in members]
+    asked = [Asked(member, 1, random.randbytes(10), note, may=May.CREATE) for member in members]
     call = apply_call(keys, asked, outbox_limit=10**9, mode=ApplyMode.PLAIN)
     return ("FCALL", call.function, len(named), *named, windows.recent, windows.gone, *call.args)
 

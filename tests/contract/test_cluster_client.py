@@ -24,7 +24,7 @@ from sharding.cluster.client import Answer, Call, ClusterClient
 from sharding.cluster.executor import form, observe
 from sharding.cluster.formation import Library, Shape
 from sharding.errors import Outcome, ShardOutcomeUnknown, ShardUnavailable
-from sharding.functions import LIBRARY_NAME, ApplyMode, Asked, Functions, apply_call, effects, library_code
+from sharding.functions import LIBRARY_NAME, ApplyMode, Asked, Functions, May, apply_call, effects, library_code
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId, member_of
 from sharding.shard_map import ShardMap
@@ -936,7 +936,7 @@ def test_a_wrong_guess_of_the_shards_clock_is_put_right(
     functions._clock_ahead_ms = 3 * 86_400_000
     member = member_of(PlayerId("ann"))
     submission = Submission(PlayerId("ann"), 1, "m")
-    asked = Asked(member, 1, submission.event(), submission.note(), may_create=True)
+    asked = Asked(member, 1, submission.event(), submission.note(), may=May.CREATE)
     apply = apply_call(shard_map.keys(0), [asked], outbox_limit=1000, mode=ApplyMode.TELL_PLACES)
     (answer,) = functions.on_shards([apply], 1000, Deadline.after(5), fence=True)
     assert answer.error is None

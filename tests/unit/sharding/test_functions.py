@@ -51,7 +51,7 @@ def lua_numbers(name: str) -> dict[str, int]:
 
 def test_the_codes_of_a_submission_are_those_of_lua() -> None:
     told = lua_numbers("apply.lua")
-    renamed = {"LEAVING": "IS_LEAVING", "GONE": "IS_GONE"}
+    renamed = {name: f"IS_{name}" for name in ("LEAVING", "GONE", "HIDDEN", "REMOVED")}
     assert {code.name: told[renamed.get(code.name, code.name)] for code in Code} == {code.name: code for code in Code}
     assert lua_numbers("read.lua")["LIVE"] == functions.LIVE
 
