@@ -53,7 +53,8 @@ end
     recent, before       events remembered, false for none; `fresh`: those that this call applies
     hidden, removed      whether the row is a hidden player's, and whether there is the mark of a removed one instead
     leaving, gone        of members that have no row
-    points, moved        after what is applied, and whether the row changes ]]
+    points, moved        after what is applied, and whether the row changes
+  and `of_other_part`: whether a row was made for whom the range's other parts are, by somebody with an old map ]]
 local function players_here(keys, items)
   local members, number_of = {}, {}
   for at = 1, #items, ITEM do
@@ -153,6 +154,7 @@ local function apply_one(head, here, player, value, event, may, settles)
   end
   if not points then
     here.hidden[player] = MAY_HIDDEN[may]
+    here.of_other_part = here.of_other_part or not is_of_part(head, here.members[player])
   end
   if after ~= points then
     packed = head.sign * after * SPAN + head.elapsed
@@ -197,6 +199,9 @@ local function write(keys, args, head, here, applied, results)
   local new = redis.call('HSET', keys[RECENT], unpack(recent))
   if new > 0 and redis.call('HLEN', keys[RECENT]) == new then -- the window's first
     expire_window(keys[RECENT], tonumber(args[1]), head.recent_ms)
+  end
+  if here.of_other_part then
+    comb_again(keys) -- its writer moves it home, if it lives
   end
   write_down(keys, args[6], args[7], results)
   redis.call('HSET', keys[HEAD], 'submissions', head.submissions + applied, 'points', head.points + here.gained,

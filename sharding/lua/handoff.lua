@@ -11,7 +11,6 @@ local DEPARTED, AT_HOME, NOT_HERE, OTHER_EPOCH, MISDIRECTED = 1, 2, 3, 4, 5
 local ARRIVED, ALREADY = 1, 2
 local MOVE_HEAD = 3
 local MOST_MOVED = 2000 -- players in one call; unpack() takes less than 8,000 values
-local COMB_BEGUN = '0:-inf:'
 local NONE = {}
 
 local function epoch_of_row(keys, member)
@@ -96,18 +95,6 @@ local function count_moves(keys, how_many, points)
   if how_many > 0 then
     redis.call('HINCRBY', keys[HEAD], 'moves', how_many)
     redis.call('HINCRBY', keys[HEAD], 'points', text(points))
-  end
-end
-
---[[ Rows of another part of the range may be anywhere in the shard: have it combed for them (strays.lua). A comb that is
-  under way comes round once more. ]]
-local function comb_again(keys)
-  local comb = redis.call('HGET', keys[HEAD], 'comb')
-  if comb then
-    local found, rest = string.match(comb, '^(%d+)(:.*)$')
-    redis.call('HSET', keys[HEAD], 'comb', text(found + 1) .. rest)
-  else
-    redis.call('HSET', keys[HEAD], 'comb', COMB_BEGUN)
   end
 end
 

@@ -22,6 +22,7 @@ local MOST_RECENT = 4096        -- events of one player that one window holds
 local MOST_EXACT = 9007199254740992 -- 2^53: whole numbers below it are exact
 local MOST_EPOCH = 2147483648   -- 2^31: no player moves so often, and no board has so many shards
 local GONE_MS = 86400000        -- a tombstone lives for one to two of these windows
+local COMB_BEGUN = '0:-inf:'   -- how far a shard is combed for strays (strays.lua)
 local PAYLOAD = 1               -- version of what travels from shard to shard
 local REMOVED_MARK = 'inf'      -- stands in ASIDE in the place of a packed score
 local OUTBOX_FORMAT = 2
@@ -103,6 +104,18 @@ end
 
 local function is_stray(head, member, packed)
   return packed < head.low or packed >= head.high or not is_of_part(head, member)
+end
+
+--[[ Rows of another part of the range may be anywhere in the shard: have it combed for them (strays.lua). A comb that is
+  under way comes round once more. ]]
+local function comb_again(keys)
+  local comb = redis.call('HGET', keys[HEAD], 'comb')
+  if comb then
+    local found, rest = string.match(comb, '^(%d+)(:.*)$')
+    redis.call('HSET', keys[HEAD], 'comb', text(found + 1) .. rest)
+  else
+    redis.call('HSET', keys[HEAD], 'comb', COMB_BEGUN)
+  end
 end
 
 --[[ Where an event stands in a string of events: its position, or nil. Matches lie on multiples of EVENT. ]]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from runtime.deadlines import Deadline
+from sharding.functions import Asked, May
 from sharding.handoff.states import Leaving, Memory
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import Member, PlayerId
@@ -87,6 +88,22 @@ def test_a_row_that_arrives_by_an_old_map_is_found(
     (other,) = set(best.shards) - {home}
     packed = PackedScore(best.high - 1)
     assert board.call(other, "rb1_arrive", 0, ann, pack_payload(Leaving(2, packed, Memory(), other))).refusal is None
+    assert misplaced(leaderboard, board.shard_map) == {ann}
+    while leaderboard.rebalancer.move_some(board.shard_map, other, Deadline.after(10)):
+        pass
+    assert misplaced(leaderboard, board.shard_map) == set()
+
+
+def test_a_row_that_begins_by_an_old_map_is_found(
+    leaderboard: Leaderboard, open_board: Callable[..., ShardMap]
+) -> None:
+    """The writer that made it in the wrong part died before it could move it home."""
+    board = RawBoard(leaderboard, open_board([100], splits=2))
+    best = board.shard_map.ranges[0]
+    ann = Member(b"ann")
+    (other,) = set(best.shards) - {best.shard_of(ann)}
+    first = Submission(PlayerId("ann"), 500, "m1")
+    assert board.apply(other, Asked(ann, 500, first.event(), first.note(), May.CREATE)).refusal is None
     assert misplaced(leaderboard, board.shard_map) == {ann}
     while leaderboard.rebalancer.move_some(board.shard_map, other, Deadline.after(10)):
         pass
