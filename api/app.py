@@ -15,12 +15,15 @@ from sqlalchemy import Engine
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from api import problems
+from api.admin import AdminAnswers
 from api.auth import Keys
 from api.batches import BatchAnswers
 from api.boards import BoardAnswers, BoardRules
 from api.direct import ahead_of
 from api.endpoints import Endpoint, Served, refusal, serving
+from api.finals import Rankings
 from api.health import HealthAnswers
+from api.history import HistoryAnswers
 from api.metrics import NO_ENDPOINT, observe_request, on_own_port
 from api.names import Names
 from api.newcomers import Newcomers
@@ -29,11 +32,13 @@ from api.rankings import RankingAnswers
 from api.requests import JSON, request_id_of
 from api.scores import ScoreAnswers
 from api.stats import StatsAnswers
+from api.streams import StreamAnswers
 from api.users import UserAnswers
 from records import api_keys, boards, players
 from records.engine import connect
 from runtime.settings import Settings, load
 from sharding.boards import Board
+from sharding.cursors import Cursors
 from sharding.leaderboard import Leaderboard
 from sharding.players import PlayerId
 
@@ -48,15 +53,20 @@ def create_app(settings: Settings | None = None) -> Flask:
     leaderboard = Leaderboard.connect(settings, known_players=newcomers.admitted, hidden_players=newcomers.hidden)
     rules = BoardRules(partial(boards.get, engine))
     names = Names(partial(players.profiles, engine))
+    rankings = Rankings(leaderboard, engine, rules, Cursors.of(settings))
+    tops = RankingAnswers(rankings, rules, names)
     late = timedelta(minutes=settings.late_minutes)
     scores = ScoreAnswers(leaderboard, rules, late=late)
     endpoints = [
         *scores.endpoints(),
         *BatchAnswers(leaderboard, scores.admit).endpoints(),
-        *RankingAnswers(leaderboard, rules, names).endpoints(),
+        *tops.endpoints(),
+        *StreamAnswers(tops, rules, pause_ms=settings.top_cache_ms, most=settings.stream_listeners).endpoints(),
+        *HistoryAnswers(engine, rules, names).endpoints(),
         *UserAnswers(engine, leaderboard, names).endpoints(),
-        *StatsAnswers(leaderboard, rules).endpoints(),
+        *StatsAnswers(rankings, rules).endpoints(),
         *BoardAnswers(engine).endpoints(),
+        *AdminAnswers(leaderboard, engine, rules, late=late).endpoints(),
         *HealthAnswers(leaderboard, rules, partial(boards.get, engine, _DEFAULT_BOARD)).endpoints(),
     ]
     app = application(endpoints, settings, Keys(partial(api_keys.find, engine)))

@@ -49,8 +49,12 @@ def ahead_of(app: Wsgi, endpoints: Iterable[tuple[Endpoint, Serve]]) -> Wsgi:
 
 
 def _answer(served: Served, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    start_response(_line(served.status), [*served.headers, ("Content-Length", str(len(served.body)))])
-    return (served.body,)
+    body = served.body
+    if not isinstance(body, bytes):
+        start_response(_line(served.status), served.headers)
+        return body
+    start_response(_line(served.status), [*served.headers, ("Content-Length", str(len(body)))])
+    return (body,)
 
 
 @cache

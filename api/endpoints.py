@@ -10,7 +10,7 @@ would cost as much again as the dispatch itself. It takes a WSGI environment, so
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -48,6 +48,7 @@ class Endpoint:
     #: how the body is read where it is not one JSON value
     reads: Callable[[Mapping[str, Any], int], Any] | None = None
     status: HTTPStatus = HTTPStatus.OK
+    media_type: str = JSON
     #: statuses under which the same body may come
     also: tuple[HTTPStatus, ...] = ()
     #: statuses of refusals, besides those that any endpoint may give
@@ -68,10 +69,18 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer that comes bit by bit, until its end or the client's. `close()` is called then, if it was begun."""
+
+    parts: Iterator[bytes]
+    media_type: str
+
+
 class Served(NamedTuple):
     """What goes back to the client."""
 
-    body: bytes
+    body: bytes | Iterator[bytes]
     status: int
     headers: list[tuple[str, str]]
 
@@ -104,6 +113,8 @@ def serving(endpoint: Endpoint, settings: Settings, keys: Keys) -> Callable[...,
             answer = endpoint.answer(call, **path)
             if isinstance(answer, Reply):
                 served = _served(_encoder.encode(answer.body), answer.status, JSON, request_id, answer.headers)
+            elif isinstance(answer, Streamed):
+                served = _served(answer.parts, endpoint.status, answer.media_type, request_id)
             else:
                 served = _served(_encoder.encode(answer), endpoint.status, JSON, request_id)
         except Exception as error:  # noqa: BLE001  # every error has an answer; `refusal` logs what is a defect
@@ -132,7 +143,11 @@ def refusal(error: Exception, environ: Mapping[str, Any], request_id: str, *, wr
 
 
 def _served(
-    body: bytes, status: int, media_type: str, request_id: str, headers: Mapping[str, str] | None = None
+    body: bytes | Iterator[bytes],
+    status: int,
+    media_type: str,
+    request_id: str,
+    headers: Mapping[str, str] | None = None,
 ) -> Served:
     sent = [("Content-Type", media_type), ("X-Request-ID", request_id), ("Cache-Control", "no-store")]
     if headers:

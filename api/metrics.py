@@ -10,7 +10,7 @@ Labels are bounded: an endpoint is the pattern of its path, never the path itsel
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import Counter, Histogram, make_wsgi_app
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
 from runtime.metrics import everybodys
 
@@ -26,6 +26,7 @@ _requests = Histogram(
     buckets=_BUCKETS_S,
 )
 _submissions = Counter("rangeboard_submissions", "Submissions by what became of them", ["status"])
+stream_listeners = Gauge("rangeboard_stream_listeners", "Who listens to the top", multiprocess_mode="livesum")
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

@@ -88,7 +88,8 @@ def _responses(endpoint: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
     if endpoint.takes is not None:
         refusals |= {408, 413, 415}
     forms = {status: (MEDIA_TYPE, schema_of[id(Problem)]) for status in refusals}
-    forms |= {status.value: (JSON, schema_of[id(endpoint.gives)]) for status in (endpoint.status, *endpoint.also)}
+    given = (endpoint.media_type, schema_of[id(endpoint.gives)])
+    forms |= {status.value: given for status in (endpoint.status, *endpoint.also)}
     return {
         str(status): {"description": HTTPStatus(status).phrase, "content": {media_type: {"schema": schema}}}
         for status, (media_type, schema) in sorted(forms.items())

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from records import errors as records_errors
+from records import jobs
 from sharding import errors as sharding_errors
 from sharding.errors import LeaderboardError, Outcome
 
@@ -85,11 +86,14 @@ STATUSES: dict[type[Exception], HTTPStatus] = {
     sharding_errors.NotOnBoard: HTTPStatus.NOT_FOUND,
     sharding_errors.UnknownBoard: HTTPStatus.NOT_FOUND,
     sharding_errors.MatchConflict: HTTPStatus.CONFLICT,
+    sharding_errors.NotNow: HTTPStatus.CONFLICT,
     sharding_errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     records_errors.RecordsUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     records_errors.WrongSchema: HTTPStatus.SERVICE_UNAVAILABLE,
     records_errors.Conflict: HTTPStatus.CONFLICT,
     records_errors.InvalidRecord: HTTPStatus.BAD_REQUEST,
+    jobs.JobUnderWay: HTTPStatus.CONFLICT,
+    jobs.TooManyJobs: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 _DISCREET = (records_errors.RecordsUnavailable, records_errors.WrongSchema, records_errors.InvalidRecord)
@@ -153,6 +157,8 @@ def status_of(kind: type[BaseException]) -> HTTPStatus | None:
 
 
 def _headers(error: Exception, status: HTTPStatus) -> dict[str, str]:
+    if isinstance(error, jobs.JobUnderWay) and error.job_id:
+        return {"Location": f"/api/v1/admin/jobs/{error.job_id}"}
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         return {"Retry-After": str(getattr(error, "retry_after_s", _RETRY_AFTER_S))}
     return dict(error.headers) if isinstance(error, RequestError) else {}
@@ -167,5 +173,9 @@ def _title(kind: type[Exception]) -> str:
 
 
 def _type(kind: type[Exception]) -> str:
-    """A name that does not change, for programs to compare: `urn:rangeboard:problem:match-conflict`."""
-    return "urn:rangeboard:problem:" + _WORD_START.sub("-", kind.__name__).lower()
+    return type_of(kind.__name__)
+
+
+def type_of(name: str) -> str:
+    """The name of a class of errors that does not change, for programs: `urn:rangeboard:problem:match-conflict`."""
+    return "urn:rangeboard:problem:" + _WORD_START.sub("-", name).lower()

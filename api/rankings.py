@@ -4,6 +4,7 @@ Every number is exact when it is counted, and the answer says so or what else it
 where players were changing shards all the while and the rank may be off by those; `partial`, where the caller takes an
 answer (`?partial=ok`) although shards are missing, so that their players are not counted. Without that word a shard
 that does not answer makes it 503. `as_of` is the moment the reading began: what was acknowledged before it is in it.
+Where a period's keys are gone, its final ranking is read (finals.py): `final`, and `as_of` is when it was closed.
 
 The top is what most requests ask for, so each process reads it only every so often (sharding/tops.py) and encodes it
 once for each length asked for.
@@ -20,12 +21,13 @@ from api import schemas
 from api.auth import Scope
 from api.boards import Asked, BoardRules
 from api.endpoints import BASE, Endpoint
+from api.finals import FinalPage, FinalStanding, Rankings
 from api.names import Found, Names
 from api.periods import on_board
 from api.requests import Call
 from runtime.deadlines import Deadline
 from sharding.errors import InvalidValue, NotOnBoard
-from sharding.leaderboard import TOP_LENGTH, Leaderboard, Page, RankStyle, Row, Standing
+from sharding.leaderboard import TOP_LENGTH, Page, RankStyle, Row, Standing
 from sharding.players import parse_player_id
 from sharding.scores import POINTS_LIMIT
 
@@ -38,8 +40,8 @@ _encoder = msgspec.json.Encoder()
 class RankingAnswers:
     """What is answered about rankings."""
 
-    def __init__(self, leaderboard: Leaderboard, rules: BoardRules, names: Names) -> None:
-        self._leaderboard = leaderboard
+    def __init__(self, rankings: Rankings, rules: BoardRules, names: Names) -> None:
+        self._rankings = rankings
         self._rules = rules
         self._names = names
         self._encoded: dict[tuple[str, str, int], tuple[Page, msgspec.Raw]] = {}
@@ -108,12 +110,12 @@ class RankingAnswers:
         _refuse_mixtures(query)
         with self._rules.asked_for(query) as asked:
             if query.cursor is not None:
-                page = self._leaderboard.page_after(
+                page = self._rankings.page_after(
                     asked.name, query.cursor, query.limit, call.deadline, partial=query.partial is not None
                 )
             elif query.min_score is not None or query.max_score is not None:
                 lowest, highest = _bounded(query.min_score), _bounded(query.max_score)
-                page = self._leaderboard.between(
+                page = self._rankings.between(
                     asked.name,
                     lowest,
                     highest,
@@ -125,7 +127,7 @@ class RankingAnswers:
             elif _is_plain(query):
                 return self._top(asked, call)
             else:
-                page = self._leaderboard.top(
+                page = self._rankings.top(
                     asked.name, query.offset, query.limit, call.deadline, partial=query.partial is not None
                 )
             answer = self._entries(asked, page, query.rank_style, call.deadline)
@@ -134,13 +136,20 @@ class RankingAnswers:
 
     def _top(self, asked: Asked, call: Call[schemas.PageQuery, None]) -> msgspec.Raw:
         """The first rows, as this process has read and encoded them a moment ago."""
-        page, limit = self._leaderboard.recent_top(asked.name, call.deadline), call.query.limit
-        key = (asked.name.board, asked.name.period, limit)
+        return self.encoded_top(asked, self.recent_top(asked, call.deadline), call.query, call.deadline)
+
+    def recent_top(self, asked: Asked, deadline: Deadline) -> Page:
+        """The first TOP_LENGTH rows, as they were a moment ago."""
+        return self._rankings.recent_top(asked.name, deadline)
+
+    def encoded_top(self, asked: Asked, page: Page, query: schemas.PageQuery, deadline: Deadline) -> msgspec.Raw:
+        """The answer that begins such a page, encoded once for each length asked for."""
+        key = (asked.name.board, asked.name.period, query.limit)
         known = self._encoded.get(key)
         if known is not None and known[0] is page:
             return known[1]
-        answer = self._entries(asked, self._leaderboard.beginning(page, limit), RankStyle.ORDINAL, call.deadline)
-        _add_following(answer, call.query)
+        answer = self._entries(asked, self._rankings.beginning(page, query.limit), RankStyle.ORDINAL, deadline)
+        _add_following(answer, query)
         encoded = msgspec.Raw(_encoder.encode(answer))
         if answer.names is UNSET:  # else the names may be there the next time
             if len(self._encoded) >= _MOST_ENCODED:
@@ -152,7 +161,7 @@ class RankingAnswers:
         """The players around a score; at the ends of the board, the window that fits."""
         query = call.query
         with self._rules.asked_for(query) as asked:
-            page = self._leaderboard.around_score(
+            page = self._rankings.around_score(
                 asked.name,
                 _within(query.score),
                 query.limit,
@@ -165,7 +174,7 @@ class RankingAnswers:
         """A player, with as many others on each side as the board has and the query asks for."""
         player, query = parse_player_id(user_id), call.query
         with self._rules.asked_for(query) as asked:
-            page = self._leaderboard.surrounding(
+            page = self._rankings.surrounding(
                 asked.name, player, query.offset, call.deadline, partial=query.partial is not None
             )
             answer = self._entries(asked, page, query.rank_style, call.deadline)
@@ -174,7 +183,7 @@ class RankingAnswers:
         return answer
 
     def _entries(self, asked: Asked, page: Page, style: RankStyle, deadline: Deadline) -> schemas.Entries:
-        ranks = self._leaderboard.restyled(asked.name, page.rows, style, deadline, partial=bool(page.missing))
+        ranks = self._rankings.restyled(asked.name, page.rows, style, deadline, partial=bool(page.missing))
         found = self._names.of([row.player for row in page.rows])
         return schemas.Entries(
             total_players=page.total,
@@ -183,8 +192,9 @@ class RankingAnswers:
             missing_shards=len(page.missing) or UNSET,
             matching_players=UNSET if page.matching is None else page.matching,
             entries=[_entry(row, rank, found) for row, rank in zip(page.rows, ranks, strict=True)],
-            cursor=self._leaderboard.cursor(asked.name, page) or UNSET,
+            cursor=self._rankings.cursor(asked.name, page) or UNSET,
             names=_names(found),
+            final=isinstance(page, FinalPage) or UNSET,
             **on_board(asked.board, asked.period),
         )
 
@@ -194,10 +204,10 @@ class RankingAnswers:
         """A player's exact rank."""
         player, query = parse_player_id(user_id), call.query
         with self._rules.asked_for(query) as asked:
-            standing = self._leaderboard.standing(asked.name, player, call.deadline, partial=query.partial is not None)
+            standing = self._rankings.standing(asked.name, player, call.deadline, partial=query.partial is not None)
             rank = standing.row.rank
             if query.rank_style is not RankStyle.ORDINAL:
-                (rank,) = self._leaderboard.restyled(
+                (rank,) = self._rankings.restyled(
                     asked.name, [standing.row], query.rank_style, call.deadline, partial=bool(standing.missing)
                 )
         found = self._names.of([player])
@@ -213,6 +223,7 @@ class RankingAnswers:
             total_players=standing.total,
             as_of=_moment(standing.as_of_ms),
             names=_names(found),
+            final=isinstance(standing, FinalStanding) or UNSET,
             **on_board(asked.board, asked.period),
         )
 
@@ -220,7 +231,7 @@ class RankingAnswers:
         """Many players; one who is named twice is listed once."""
         players = list(dict.fromkeys(parse_player_id(user_id) for user_id in call.body.user_ids))
         with self._rules.asked_for(call.query) as asked:
-            standings = self._leaderboard.standings(asked.name, players, call.deadline)
+            standings = self._rankings.standings(asked.name, players, call.deadline)
         there: list[Standing] = []
         not_found = []
         for player, standing in zip(players, standings, strict=True):
@@ -242,6 +253,7 @@ class RankingAnswers:
             ],
             not_found=list(not_found),
             names=_names(found),
+            final=any(isinstance(standing, FinalStanding) for standing in there) or UNSET,
             **on_board(asked.board, asked.period),
         )
 

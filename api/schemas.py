@@ -4,15 +4,18 @@ The same types decode, encode and describe themselves in `/openapi.json`. Fields
 """
 
 from datetime import datetime
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from records.boards import Operator, Order, PeriodKind, Registration
+from records.jobs import Kind as JobKind
+from records.jobs import State as JobState
 from records.players import MOST_AT_ONCE, NAME_LENGTH, URL_LENGTH
 from sharding.players import ID_PATTERN
 from sharding.reader import RankStyle
+from sharding.rebalancing import GENTLE_PER_S
 from sharding.submissions import RankMode
 
 UserId = Annotated[
@@ -139,6 +142,13 @@ class PageQuery(RankQuery, frozen=True, kw_only=True):
     max_score: Score | None = None
 
 
+class StreamQuery(_Form, frozen=True, kw_only=True):
+    """How much of the top, of the period that is open."""
+
+    board: BoardName = "global"
+    limit: Annotated[int, Meta(ge=1, le=100)] = 10
+
+
 class AroundQuery(RankQuery, frozen=True, kw_only=True):
     """Around which score, and how many players in all."""
 
@@ -165,6 +175,11 @@ class Lookup(_Form, frozen=True, kw_only=True):
 RankIs = Annotated[
     Literal["exact", "recent", "partial"],
     Meta(description="recent: but for players changing shards just then; partial: missing shards are not counted"),
+]
+
+
+Final = Annotated[
+    Literal[True] | UnsetType, Meta(description="The period is over, and read from its archive; as_of: since when")
 ]
 
 
@@ -203,6 +218,7 @@ class Entries(_OnBoard, kw_only=True):
     cursor: Annotated[str, Meta(description="For the rows behind the last one, whatever changes")] | UnsetType = UNSET
     next: Annotated[str, Meta(description="The address of the rows that follow")] | UnsetType = UNSET
     names: Literal["unavailable"] | UnsetType = UNSET
+    final: Final = UNSET
 
 
 class Standing(_OnBoard, kw_only=True):
@@ -218,6 +234,7 @@ class Standing(_OnBoard, kw_only=True):
     total_players: int
     as_of: datetime
     names: Literal["unavailable"] | UnsetType = UNSET
+    final: Final = UNSET
 
 
 class LookedUpEntry(_Answer, kw_only=True):
@@ -241,6 +258,7 @@ class LookedUp(_OnBoard, kw_only=True):
     entries: list[LookedUpEntry]
     not_found: list[str]
     names: Literal["unavailable"] | UnsetType = UNSET
+    final: Final = UNSET
 
 
 class Stats(_OnBoard, kw_only=True):
@@ -251,6 +269,37 @@ class Stats(_OnBoard, kw_only=True):
     average_score: float | None
     submissions: int
     shards: int
+    final: Final = UNSET
+
+
+class HistoryQuery(_Form, frozen=True, kw_only=True):
+    """How many past periods, and before which one."""
+
+    board: BoardName = "global"
+    limit: Annotated[int, Meta(ge=1, le=100)] = 12
+    before: Annotated[str | None, Meta(description="A period: only earlier ones; from an answer's next")] = None
+
+
+class PastStanding(_Answer, kw_only=True):
+    """A player's end in a period that is over. `percentile`: the share of players who ranked no better."""
+
+    month: str | UnsetType = UNSET
+    period: str | UnsetType = UNSET
+    rank: int
+    score: int
+    total_players: int
+    percentile: float
+
+
+class History(_Answer, kw_only=True):
+    """A player's final ranks, the latest period first. Periods in which the player did not play are left out."""
+
+    board: str
+    user_id: str
+    display_name: str | None
+    entries: list[PastStanding]
+    next: Annotated[str, Meta(description="The address of the periods before these")] | UnsetType = UNSET
+    names: Literal["unavailable"] | UnsetType = UNSET
 
 
 # -- players
@@ -374,6 +423,120 @@ class Boards(_Answer, kw_only=True):
     """All boards, by name."""
 
     boards: list[Board]
+
+
+# -- jobs and shards
+
+PeriodName = Annotated[str, Meta(description="YYYY-MM, YYYY-Www, YYYY-MM-DD or all, as the board has it")]
+
+
+class NewArchive(_Form, frozen=True, kw_only=True):
+    """A period that is over, to be closed. The workers do it by themselves; asked for again, it does nothing."""
+
+    period: PeriodName
+    board: BoardName = "global"
+
+
+class NewRebuild(_Form, frozen=True, kw_only=True):
+    """A ranking to be made anew from the audit log; without a period, that of the current one."""
+
+    board: BoardName = "global"
+    period: PeriodName | None = None
+    shard: Annotated[int, Meta(ge=0, le=2**31, description="Only this one, whose keys are lost")] | None = None
+    force: Annotated[bool, Meta(description="Also a board in use; it takes no submissions meanwhile")] = False
+
+
+class NewVerify(_Form, frozen=True, kw_only=True):
+    """A ranking to be compared with the audit log; without a period, that of the current one."""
+
+    board: BoardName = "global"
+    period: PeriodName | None = None
+    repair: Annotated[bool, Meta(description="Set rows that differ to what the audit log says")] = False
+
+
+class NewRebalance(_Form, frozen=True, kw_only=True):
+    """Where the ranges of the current period are to meet: points, increasing; each begins the better range."""
+
+    cuts: Annotated[list[Score], Meta(max_length=1023)]
+    board: BoardName = "global"
+    players_per_s: Annotated[int, Meta(ge=1, le=10**7, description="The most to move")] = GENTLE_PER_S
+
+
+class Progress(_Answer, kw_only=True):
+    """How far a job is. `total` is null until it is known."""
+
+    done: int
+    total: int | None
+    unit: Literal["players"] = "players"
+
+
+class JobProblem(_Answer, kw_only=True):
+    """Why a job did not come to its end."""
+
+    type: str
+    detail: str
+
+
+class Job(_Answer, kw_only=True):
+    """A long job. `refused`: the board does not allow it; `failed`: it may be asked for again, and goes on."""
+
+    id: str
+    kind: JobKind
+    board: str
+    period: str
+    asked: Annotated[dict[str, Any], Meta(description="What else was asked for")]
+    state: JobState
+    progress: Progress
+    asked_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    result: Annotated[dict[str, Any] | None, Meta(description="What the command prints with --json")]
+    problem: JobProblem | None
+
+
+class JobsQuery(_Form, frozen=True, kw_only=True):
+    """How many jobs."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+class Jobs(_Answer, kw_only=True):
+    """The jobs that were asked for last, the latest first. One that has ended is kept for a week."""
+
+    jobs: list[Job]
+
+
+class Shard(_Answer, kw_only=True):
+    """A shard. `best_points` and `worst_points` bound its rows, null at the ends; of a range split by player hash it is
+    the `part`-th of `parts`. `outbox`: entries that the audit log does not have yet, and the oldest one's age.
+    """
+
+    shard: int
+    slot: int
+    node: str
+    retiring: bool
+    best_points: int | None
+    worst_points: int | None
+    part: int
+    parts: int
+    players: int
+    strays: int
+    leaving: int
+    submissions: Annotated[int, Meta(description="Applied here since the period began: two looks give the load")]
+    outbox: int
+    lag_seconds: float | None
+    version: int
+
+
+class Shards(_OnBoard, kw_only=True):
+    """A board period's map, and how its players spread over shards and nodes."""
+
+    generation: int
+    version: int
+    total_players: int
+    players_by_node: dict[str, int]
+    as_of: datetime
+    shards: list[Shard]
 
 
 # -- health

@@ -10,6 +10,7 @@
   enforce the timeout of a statement.
 """
 
+import errno
 import socket
 import time
 from http import HTTPStatus
@@ -22,6 +23,7 @@ from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 from psycopg2 import extensions
 
+from api.ending import ENDING
 from api.problems import MEDIA_TYPE, Problem
 from api.requests import new_request_id
 
@@ -50,6 +52,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         super().patch()
         extensions.set_wait_callback(wait_for_postgres)
 
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Told to end: requests may come to their end, and what would go on for ever ends now."""
+        ENDING.told = True
+        super().handle_exit(sig, frame)
+
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> Any:
         """Serve one request, and make sure that the next one can be found behind it."""
         sock.settimeout(SOCKET_TIMEOUT_S)
@@ -57,6 +64,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             handled = super().handle_request(listener_name, req, sock, addr)
             if not req.body.failed and not _drained(req.body):
                 raise StopIteration
+        except TimeoutError as error:  # it takes nothing of its answer: gone, as if it had reset the connection
+            raise ConnectionResetError(errno.ECONNRESET, "the client takes nothing") from error
+        else:
             return handled
         finally:
             sock.settimeout(None)

@@ -26,10 +26,10 @@ from cli.seed import seed as seed_board
 from cli.stack import Stack
 from cli.state import DataDirectory
 from cli.temporary import temporary_stack
-from records import api_keys, migrations, shard_maps
+from records import api_keys, migrations
 from records import boards as board_records
 from records.engine import connect
-from records.errors import Conflict, RecordsError
+from records.errors import RecordsError
 from runtime.deadlines import Deadline
 from runtime.settings import PREFIX, Settings
 from sharding.boards import BoardPeriod
@@ -40,9 +40,9 @@ from sharding.rebalancing import GENTLE_PER_S
 from sharding.scores import Order, PackedScore
 from sharding.shard_map import ShardMap, cut_after
 from workers import periods
+from workers.recutting import recut
 
 _DEADLINE_S = 10.0
-_MOVE_DEADLINE_S = 3600.0
 
 board_option = click.option("--board", default="global", show_default=True, help="The board.")
 period_option = click.option("--period", default=None, help="The period, as 2026-11.  [default: the current one]")
@@ -285,27 +285,17 @@ def rebalance(data_dir: Path, board: str, cuts: str, players_per_s: int, as_json
     console = Console(stderr=True)
     with working_on(data_dir, "rebalance") as target, progress_bar(console) as bar:
         current = target.current_map(board, None)
-        wanted = current.recut(_packed_cuts(cuts, current.board.order))
-        if wanted.ranges == current.ranges:
-            wanted = current
-        else:
-            try:
-                shard_maps.append(target.engine, board, current.period.name, current.version, wanted.document())
-            except Conflict:
-                stored = shard_maps.latest(target.engine, board, current.period.name)
-                if stored is None or ShardMap.from_document(stored.document).ranges != wanted.ranges:
-                    raise
-        rebalancer = target.leaderboard.rebalancer
-        shard_map = rebalancer.switch(wanted)
         task = bar.add_task("players", total=None)
-        done = rebalancer.move_strays(
-            shard_map,
-            Deadline.after(_MOVE_DEADLINE_S),
+        done = recut(
+            target.leaderboard,
+            target.engine,
+            current.name,
+            _packed_cuts(cuts, current.board.order),
+            lambda moved, total: bar.update(task, completed=moved, total=total),
             players_per_s=players_per_s,
-            report=lambda now: bar.update(task, completed=now.moved, total=now.moved + max(now.left, 0)),
         )
-    told = f"Version {shard_map.version}: {done.moved:,} players moved, {done.left:,} left to move."
-    show({"version": shard_map.version, "moved": done.moved, "left": done.left}, as_json=as_json, table=told)
+    told = f"Version {done.version}: {done.moved:,} players moved, {done.left:,} left to move."
+    show(asdict(done), as_json=as_json, table=told)
 
 
 def _packed_cuts(text: str, order: Order) -> list[PackedScore]:

@@ -105,12 +105,15 @@ def broker(binary: str, port: int, directory: Path) -> Program:
 
 
 def worker(directory: Path, environment: Mapping[str, str]) -> Program:
-    """Celery's worker: one process that hands tasks to two. It is alone, so it need not look for others."""
+    """Celery's worker: one process that hands tasks to four; two jobs and an archive or a scrub leave one to drain.
+
+    It is alone, so it need not look for others.
+    """
     if os.geteuid() == 0:  # a container's only user, often; Celery's warning fills the screen
         environment = {**environment, "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges"}
     return _python(
         *("worker", directory, environment, "celery", "--quiet", "-A", "workers.app:app", "worker"),
-        *("--concurrency", "2", "--without-gossip", "--without-mingle"),
+        *("--concurrency", "4", "--without-gossip", "--without-mingle"),
     )
 
 

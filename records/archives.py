@@ -24,7 +24,10 @@ WHOLE = -1
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """The state of one shard, or of the whole; `points` is the sum over its players."""
+    """The state of one shard, or of the whole; `points` is the sum over its players.
+
+    `submissions` is told of the whole: how many had been applied when it was closed.
+    """
 
     board: str
     period: str
@@ -33,6 +36,7 @@ class Archived:
     players: int | None
     points: int | None
     changed_at: datetime
+    submissions: int | None = None
 
 
 def of_period(engine: Engine, board: str, period: str) -> dict[int, Archived]:
@@ -43,10 +47,18 @@ def of_period(engine: Engine, board: str, period: str) -> dict[int, Archived]:
         return {row["shard"]: _archived(**row) for row in connection.execute(theirs).mappings()}
 
 
+def final(engine: Engine, board: str, period: str) -> Archived | None:
+    """The board period as a whole, if its final ranking is stored and verified; then this never changes any more."""
+    states = archives.c
+    whole = select(archives).where(states.board == board, states.period == period, states.shard == WHOLE)
+    with reading(engine) as connection:
+        row = connection.execute(whole.where(states.state == "archived")).mappings().one_or_none()
+    return None if row is None else _archived(**row)
+
+
 def is_archived(engine: Engine, board: str, period: str) -> bool:
     """Whether the final ranking of a board period is stored and verified."""
-    whole = of_period(engine, board, period).get(WHOLE)
-    return whole is not None and whole.state == "archived"
+    return final(engine, board, period) is not None
 
 
 def unarchived(engine: Engine) -> list[tuple[str, str]]:
@@ -71,12 +83,14 @@ def record(
     *,
     players: int | None = None,
     points: int | None = None,
+    submissions: int | None = None,
 ) -> None:
     """Set the state of a shard, or of the whole. A connection that is given is in a transaction already."""
-    values = {"board": board, "period": period, "shard": shard, "state": state, "players": players, "points": points}
-    row = insert(archives).values(values)
-    changes = {"state": state, "players": players, "points": points, "changed_at": func.now()}
-    row = row.on_conflict_do_update(index_elements=["board", "period", "shard"], set_=changes)
+    told = {"state": state, "players": players, "points": points, "submissions": submissions}
+    row = insert(archives).values({"board": board, "period": period, "shard": shard, **told})
+    row = row.on_conflict_do_update(
+        index_elements=["board", "period", "shard"], set_={**told, "changed_at": func.now()}
+    )
     with _transaction(bind) as connection:
         connection.execute(row)
 

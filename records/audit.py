@@ -328,6 +328,29 @@ def _fits(field: str, value: object) -> bool:
 
 # -- reading it back
 
+_LAST_BEFORE = text(
+    """
+    SELECT CASE WHEN kind = 'submission' THEN value END FROM games
+    WHERE month = :month AND board = :board AND period = :period AND user_id = :user_id AND kind <> 'repair'
+      AND NOT starts_with(match_id, :but_not)
+      AND (received_at, string_to_array(entry_id, '-')::bigint[], entry_item)
+          < (to_timestamp(CAST(:received_ms AS bigint) / 1000.0::float8),
+             string_to_array(:entry_id, '-')::bigint[], :entry_item)
+    ORDER BY received_at DESC, string_to_array(entry_id, '-')::bigint[] DESC, entry_item DESC
+    LIMIT 1
+    """
+)
+
+
+def last_before(bind: Engine | Connection, row: AuditRow, *, but_not: str) -> int | None:
+    """The value of the player's last submission that counted before this row; not of matches named like `but_not`…
+
+    None if there is none, or if something else has happened to the player since.
+    """
+    given = {"month": month_of(row.period), "but_not": but_not, **row._asdict()}
+    with transaction(bind) as connection:
+        return connection.execute(_LAST_BEFORE, given).scalar_one_or_none()
+
 
 def fold(engine: Engine, board: str, period: str) -> Iterator[Folded]:
     """Every player's points on a board period, folded from the audit log by the board's operator; in no order.

@@ -20,11 +20,26 @@ from records.engine import reading, transaction
 from records.periods import month_of
 from records.tables import archives as archive_table
 from records.tables import leaderboard_snapshots as snapshots
+from records.tables import users
 
 _FIELDS = ("rank", "points", "month", "user_id", "board", "period")
 _COPY = f"COPY leaderboard_snapshots ({', '.join(_FIELDS)}) FROM STDIN (NULL '{copytext.NULL}')"
 _BUFFER_BYTES = 1 << 18
-_MOST_PERIODS = 120
+_AHEAD = """
+    WITH RECURSIVE halved(low, high) AS (
+        SELECT CAST(0 AS bigint), CAST(:players AS bigint)
+        UNION ALL
+        SELECT CASE WHEN better THEN middle + 1 ELSE low END, CASE WHEN better THEN high ELSE middle END
+        FROM (SELECT low, high, (low + high) / 2 AS middle,
+                     (SELECT points {better} :points FROM leaderboard_snapshots
+                      WHERE month = :month AND board = :board AND period = :period AND rank = (low + high) / 2 + 1)
+                     AS better
+              FROM halved WHERE low < high) AS step
+    )
+    SELECT low FROM halved WHERE low = high
+"""
+_AHEAD_DESC = text(_AHEAD.format(better=">"))
+_AHEAD_ASC = text(_AHEAD.format(better="<"))
 _UNHURRIED = text("SET LOCAL statement_timeout = 0")
 
 
@@ -123,18 +138,6 @@ def check(engine: Engine, board: str, period: str, *, descending: bool) -> Check
 # -- reading
 
 
-def total(engine: Engine, board: str, period: str) -> int | None:
-    """How many players a period that is over has; None if its final ranking is not stored."""
-    whole = archives.of_period(engine, board, period).get(archives.WHOLE)
-    return whole.players if whole is not None and whole.state == "archived" else None
-
-
-def points_sum(engine: Engine, board: str, period: str) -> int | None:
-    """The sum of all players' points of a period that is over; None if its final ranking is not stored."""
-    whole = archives.of_period(engine, board, period).get(archives.WHOLE)
-    return whole.points if whole is not None and whole.state == "archived" else None
-
-
 def page(engine: Engine, board: str, period: str, offset: int, limit: int) -> list[FinalRow]:
     """The rows of ranks offset+1 … offset+limit."""
     return _rows(engine, board, period, offset + 1, offset + limit)
@@ -149,18 +152,6 @@ def standing(engine: Engine, board: str, period: str, user_id: str) -> FinalRow 
     return None if found is None else FinalRow(*found)
 
 
-def surrounding(
-    engine: Engine, board: str, period: str, user_id: str, each_side: int, players: int
-) -> list[FinalRow] | None:
-    """A player and those around, a full window where there are enough `players`; None for one not on the board."""
-    found = standing(engine, board, period, user_id)
-    if found is None:
-        return None
-    length = 2 * each_side + 1
-    first = max(1, min(found.rank - each_side, players - length + 1))
-    return _rows(engine, board, period, first, first + length - 1)
-
-
 def find_many(engine: Engine, board: str, period: str, user_ids: Collection[str]) -> dict[str, FinalRow]:
     """The final ranks of those of these players who were on the board."""
     rows = snapshots.c
@@ -170,36 +161,48 @@ def find_many(engine: Engine, board: str, period: str, user_ids: Collection[str]
         return {row.user_id: FinalRow(*row) for row in connection.execute(wanted)}
 
 
-def ahead_of(engine: Engine, board: str, period: str, points: int, players: int, *, descending: bool) -> int:
+def hidden(engine: Engine, board: str, period: str) -> list[FinalRow]:
+    """The rows of players who are hidden by now: whoever shows the ranking leaves them out."""
+    rows = snapshots.c
+    theirs = select(rows.rank, rows.user_id, rows.points).join(users, users.c.id == rows.user_id)
+    with reading(engine) as connection:
+        return [FinalRow(*row) for row in connection.execute(theirs.where(*_of(board, period), users.c.hidden))]
+
+
+def ahead_of(engine: Engine, board: str, period: str, points: int, players: int, descending: bool) -> int:
     """How many of so many `players` ended with better points than these.
 
-    Points follow the rank, so it halves the ranks: thirty look-ups in an index, however many players there are.
+    Points follow the rank, so it halves the ranks: one statement, and thirty look-ups in an index, however many players
+    there are.
     """
-    rows = snapshots.c
-    low, high = 0, players
+    given = {"month": month_of(period), "board": board, "period": period, "points": points, "players": players}
     with reading(engine) as connection:
-        while low < high:
-            middle = (low + high) // 2
-            at = select(rows.points).where(*_of(board, period), rows.rank == middle + 1)
-            found = connection.execute(at).scalar_one()
-            if found > points if descending else found < points:
-                low = middle + 1
-            else:
-                high = middle
-    return low
+        return int(connection.execute(_AHEAD_DESC if descending else _AHEAD_ASC, given).scalar_one())
 
 
-def history(engine: Engine, board: str, user_id: str) -> list[PastRow]:
-    """A player's final ranks on a board, the latest period first; at most the last 120."""
+def history(engine: Engine, board: str, user_id: str, *, limit: int, before: str | None = None) -> list[PastRow]:
+    """A player's final ranks on a board, the latest period first; `before`: only periods earlier than this one.
+
+    As `hidden` says: without players who are hidden by now, and nothing of one who is.
+    """
     rows, states = snapshots.c, archive_table.c
+    others = snapshots.alias("others")
+    same = (others.c.month == rows.month) & (others.c.board == rows.board) & (others.c.period == rows.period)
+    left_out = select(func.count()).select_from(others).join(users, users.c.id == others.c.user_id)
+    left_out = left_out.where(same, users.c.hidden).correlate(snapshots)
+    ahead = left_out.where(others.c.rank < rows.rank).scalar_subquery()
+    hidden_too = select(users.c.id).where(users.c.id == rows.user_id, users.c.hidden).exists()
     theirs = (
-        select(rows.period, rows.rank, rows.points, states.players)
+        select(rows.period, rows.rank - ahead, rows.points, states.players - left_out.scalar_subquery())
+        .where(~hidden_too)
         .join(archive_table, (states.board == rows.board) & (states.period == rows.period))
         .where(rows.board == board, rows.user_id == user_id)
         .where(states.shard == archives.WHOLE, states.state == "archived")
         .order_by(rows.period.desc())
-        .limit(_MOST_PERIODS)
+        .limit(limit)
     )
+    if before is not None:
+        theirs = theirs.where(rows.period < before)
     with reading(engine) as connection:
         return [PastRow(*row) for row in connection.execute(theirs)]
 

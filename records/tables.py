@@ -139,7 +139,28 @@ archives = Table(
     Column("players", BigInteger),
     Column("points", Numeric),
     Column("changed_at", _moment, nullable=False, server_default=func.now()),
+    Column("submissions", BigInteger),
     PrimaryKeyConstraint("board", "period", "shard"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _word, primary_key=True),
+    Column("kind", _word, nullable=False),
+    Column("board", _word, nullable=False),
+    Column("period", _word, nullable=False),
+    Column("asked", JSONB, nullable=False),
+    Column("state", _word, nullable=False),
+    Column("done", BigInteger, nullable=False, server_default=text("0")),
+    Column("total", BigInteger),
+    Column("asked_at", _moment, nullable=False, server_default=func.now()),
+    Column("started_at", _moment),
+    Column("finished_at", _moment),
+    Column("result", JSONB),
+    Column("problem", JSONB),
+    Index("jobs_active_key", "kind", "board", "period", unique=True, postgresql_where=text("finished_at IS NULL")),
+    Index("jobs_asked_at_idx", "asked_at"),
 )
 
 shard_maps = Table(

@@ -93,6 +93,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     top_cache_ms: Annotated[
         int, Meta(ge=0, le=5000, description="A process reads a board's top at most this often; 0: for every request")
     ] = 200
+    stream_listeners: Annotated[
+        int, Meta(ge=0, le=100_000, description="How many may listen to the top (`/stream`) in one API worker")
+    ] = 500
     cursor_secret: Annotated[
         str,
         Meta(description="Key that page cursors are signed with; without one it is derived from the PostgreSQL URL"),

@@ -57,6 +57,22 @@ class MatchConflict(LeaderboardError):
     """The match was reported before with another content."""
 
 
+class NotNow(LeaderboardError):
+    """The board is not in a state that allows this."""
+
+
+class PeriodNotOver(NotNow):
+    """The period still takes submissions."""
+
+
+class ArchiveDiffers(NotNow):
+    """The final ranking does not agree with what it was made of."""
+
+
+class RebuildRefused(NotNow):
+    """The board cannot be rebuilt as things are."""
+
+
 class Unavailable(LeaderboardError):
     """A part that this request needs cannot serve it now."""
 

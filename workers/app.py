@@ -28,6 +28,7 @@ app.conf.update(
         "workers.tasks.handoff",
         "workers.tasks.archive",
         "workers.tasks.scrub",
+        "workers.tasks.jobs",
         "workers.tasks.players",
     ],
     beat_schedule=SCHEDULE,

@@ -26,7 +26,7 @@ from runtime import failpoints
 from runtime.deadlines import Deadline
 from runtime.settings import Settings
 from sharding.boards import BoardPeriod
-from sharding.errors import LeaderboardError, ShardUnavailable, UnknownBoard
+from sharding.errors import ArchiveDiffers, PeriodNotOver, ShardUnavailable, UnknownBoard
 from sharding.functions import FROZEN
 from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, parse_period
@@ -45,14 +45,6 @@ Report = Callable[[int, int], None]
 _STEP_S = 60.0
 _DRAIN_S = 3600.0
 _MOVES_PER_S = 1_000_000.0
-
-
-class PeriodNotOver(LeaderboardError):
-    """The period still takes submissions."""
-
-
-class ArchiveDiffers(LeaderboardError):
-    """The final ranking does not agree with what it was made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +102,9 @@ class Archive:
         failpoints.reach("archive.drained")
         self._copy(shard_map, report)
         players, points = self._verify(shard_map)
-        archives.record(
-            self._engine, name.board, name.period, archives.WHOLE, "archived", players=players, points=points
-        )
+        submissions = self._leaderboard.stats(name, _soon()).submissions
+        told = {"players": players, "points": points, "submissions": submissions}
+        archives.record(self._engine, name.board, name.period, archives.WHOLE, "archived", **told)
         failpoints.reach("archive.recorded")
         self._expire(shard_map, now)
         log.info("period_archived", board=name.board, period=name.period, players=players)

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from records import partitions
-from records.audit import AuditRow, Kind, QuarantinedEntry, Stored, store, unfit
+from records.audit import AuditRow, Kind, QuarantinedEntry, Stored, last_before, store, unfit
 from records.boards import Operator
 from records.errors import InvalidRecord, MissingPartition
 from records.leases import lease
@@ -28,9 +28,12 @@ from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from sharding.leaderboard import Leaderboard
 from sharding.outbox import RawEntry, Undecodable
+from sharding.players import PlayerId
 from sharding.shard_map import ShardMap
+from sharding.submissions import Submission
 from workers import metrics
-from workers.compensation import compensations
+from workers.compensation import REPETITION, compensations, repetitions, setting_back
+from workers.rows import packed_at
 
 log = structlog.get_logger()
 
@@ -89,12 +92,12 @@ def drain_shard(
             stored, one = _store(connection, engine, shard_map, shard, entries)
             failpoints.reach("drain.stored")
             if compensate and stored.surplus:
-                _take_back(leaderboard, shard_map, stored.surplus, deadline)
+                _take_back(leaderboard, connection, shard_map, stored.surplus, deadline)
                 failpoints.reach("drain.compensated")
             leaderboard.outbox.trim(keys, entries[-1].entry_id, deadline)
             done = done.plus(one)
             _count(shard_map.name, one)
-            if deadline.passed or len(entries) < wanted:
+            if deadline.passed or (len(entries) < wanted and not one.surplus):  # what takes it back is there by now
                 break
             rows_an_entry = max(1, (one.stored + one.repeated + one.surplus) // len(entries))
             wanted = max(1, min(most, _ROWS_AT_ONCE // rows_an_entry))
@@ -162,9 +165,18 @@ def _rows(name: BoardPeriod, shard: int, entry: RawEntry) -> list[AuditRow]:
     ]  # fmt: skip
 
 
-def _take_back(leaderboard: Leaderboard, shard_map: ShardMap, surplus: Sequence[AuditRow], deadline: Deadline) -> None:
+def _take_back(
+    leaderboard: Leaderboard,
+    connection: Connection,
+    shard_map: ShardMap,
+    surplus: Sequence[AuditRow],
+    deadline: Deadline,
+) -> None:
     """Take back what was applied twice. Raises what keeps one of it from being taken back: then nothing is trimmed."""
     submissions = compensations(surplus)
+    if repeated := repetitions(surplus):
+        store(connection, repeated)
+        submissions += _settings_back(leaderboard, connection, shard_map, repeated, deadline)
     if not submissions:
         return
     results = leaderboard.settle(shard_map, submissions, deadline)
@@ -174,6 +186,26 @@ def _take_back(leaderboard: Leaderboard, shard_map: ShardMap, surplus: Sequence[
     applied = sum(result.status == "applied" for result in results)
     metrics.compensated_events.labels(shard_map.name.board).inc(applied)
     log.warning("events_taken_back", board=str(shard_map.name), count=applied)
+
+
+def _settings_back(
+    leaderboard: Leaderboard,
+    connection: Connection,
+    shard_map: ShardMap,
+    repeated: Sequence[AuditRow],
+    deadline: Deadline,
+) -> list[Submission]:
+    """What sets points back, where they still are what a repetition has made of them."""
+    players = [PlayerId(row.user_id) for row in repeated]
+    rows = leaderboard.reader.find_many(shard_map, players, deadline, hidden=True)
+    found = []
+    for row in repeated:
+        its = rows.get(PlayerId(row.user_id))
+        value = last_before(connection, row, but_not=REPETITION)
+        unchanged = its is not None and its.packed == packed_at(shard_map, row.value, row.received_ms)
+        if unchanged and value not in {None, row.value}:
+            found.append(setting_back(row, value))
+    return found
 
 
 def _count(name: BoardPeriod, drained: Drained) -> None:

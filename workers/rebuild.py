@@ -33,7 +33,7 @@ from runtime import failpoints
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from sharding.directory import Entry
-from sharding.errors import LeaderboardError, UnknownBoard
+from sharding.errors import LeaderboardError, RebuildRefused, UnknownBoard
 from sharding.functions import FROZEN, OPEN, REBUILDING
 from sharding.leaderboard import Leaderboard
 from sharding.lifecycle import LoadedRow, State, Totals
@@ -53,10 +53,6 @@ _AT_ONCE = 4
 _STEP_S = 60.0
 _DRAIN_S = 3600.0
 _OLD_KEYS_LIVE_MS = 600_000
-
-
-class RebuildRefused(LeaderboardError):
-    """The board cannot be rebuilt as things are."""
 
 
 @dataclass(frozen=True, slots=True)

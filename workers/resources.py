@@ -18,8 +18,9 @@ def settings() -> Settings:
 @cache
 def engine() -> Engine:
     """PostgreSQL."""
-    # A job may hold one for its lease, one for what it streams, one for what it writes, one to make a partition.
-    return connect(settings().postgres_dsn, pool_size=4, application_name="rangeboard-worker")
+    # A job may hold three for leases (its own, its place, its board's), one for what it streams, one for what it
+    # writes, one to make a partition.
+    return connect(settings().postgres_dsn, pool_size=6, application_name="rangeboard-worker")
 
 
 @cache

@@ -14,9 +14,13 @@ def packed_of(shard_map: ShardMap, replayed: Replayed) -> PackedScore | None:
     """The packed score of these points, reached when they were reached; None for a player who was removed."""
     if replayed.points is None or replayed.reached_ms is None:
         return None
+    return packed_at(shard_map, replayed.points, replayed.reached_ms)
+
+
+def packed_at(shard_map: ShardMap, points: int, reached_ms: int) -> PackedScore:
+    """The packed score of points that were reached at a moment (ms since 1970, by the shard's clock)."""
     period = shard_map.period
-    elapsed = (replayed.reached_ms - period.start_ms) // period.tie_unit_ms
-    return pack(replayed.points, elapsed, shard_map.board.order)
+    return pack(points, (reached_ms - period.start_ms) // period.tie_unit_ms, shard_map.board.order)
 
 
 def row_of(shard_map: ShardMap, replayed: Replayed, window: int, *, hidden: bool = False) -> LoadedRow:

@@ -18,6 +18,8 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     # A month is archived within a minute of being over. Mostly it finds nothing due, which one query tells; a crontab
     # for the first of the month would have to be caught up when it was missed, and this always is.
     "archive": {"task": "archive.close_due", "schedule": 60.0, "options": {"expires": 120}},
+    # Somebody who has asked for a job looks at its status soon.
+    "jobs": {"task": "jobs.wake_all", "schedule": 2.0, "options": {"expires": 6}},
     # The API hides and shows players at once; what it could not do, as it died or a shard was away, within seconds.
     "visibility": {"task": "players.settle_visibility", "schedule": 5.0, "options": {"expires": 10}},
     # An erased person is gone from the API at once; the audit log follows soon. Mostly one query that finds nobody.

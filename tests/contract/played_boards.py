@@ -114,10 +114,16 @@ def open_played(
     splits: int = 1,
     period: Period | None = None,
     retry_window_ms: int = 3_600_000,
+    same_as: Played | None = None,
     **rules: Any,
 ) -> Played:
-    """A board of the test's own, open, with a map that both sides have."""
-    kept = boards.create(engine, NewBoard(f"played-{next(_numbers)}-{random.randrange(10**9)}", **rules))
+    """A board of the test's own, open, with a map that both sides have; or another period of the `same_as`."""
+    if same_as is None:
+        kept = boards.create(engine, NewBoard(f"played-{next(_numbers)}-{random.randrange(10**9)}", **rules))
+    else:
+        found = boards.get(engine, same_as.name.board)
+        assert found is not None
+        kept = found
     board = rules_of(kept)
     its_period = period or period_at(board.kind, datetime.now(UTC))
     plain = ranges_cut_at(sorted(cut_after(points, Order(board.order)) for points in cuts))

@@ -17,14 +17,14 @@ from runtime import failpoints
 from runtime.failpoints import FailpointReached
 from runtime.settings import Settings
 from sharding.cluster.client import Call
-from sharding.errors import PeriodClosed, UnknownBoard
+from sharding.errors import ArchiveDiffers, PeriodClosed, PeriodNotOver, RebuildRefused, UnknownBoard
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.periods import following
 from sharding.players import PlayerId
 from sharding.shard_map import cut_after
 from workers import metrics
-from workers.archive import Archive, ArchiveDiffers, Closed, PeriodNotOver
-from workers.rebuild import Rebuild, RebuildRefused
+from workers.archive import Archive, Closed
+from workers.rebuild import Rebuild
 
 pytestmark = pytest.mark.servers
 
@@ -218,7 +218,10 @@ def test_reads_are_the_same_before_and_after_the_keys_are_gone(open_one: OpenBoa
     board.destroy()
     with pytest.raises(UnknownBoard):
         board.leaderboard.top(name, 0, 10, soon())
-    total = snapshots.total(engine, name.board, name.period)
+    whole = archives.final(engine, name.board, name.period)
+    assert whole is not None
+    assert (whole.submissions, whole.players) == (1_500, 500)
+    total = whole.players
     assert total == 500
     for offset, page in pages.items():
         assert page.total == total
@@ -226,21 +229,19 @@ def test_reads_are_the_same_before_and_after_the_keys_are_gone(open_one: OpenBoa
     for player in players:
         found = snapshots.standing(engine, name.board, name.period, player)
         assert found == (standings[player].row.rank, player, standings[player].row.points)
-        rows = snapshots.surrounding(engine, name.board, name.period, player, 4, total)
-        assert rows is not None
-        assert [tuple(row) for row in rows] == _plain(around[player].rows)
+        window = snapshots.page(engine, name.board, name.period, around[player].rows[0].rank - 1, 9)
+        assert [tuple(row) for row in window] == _plain(around[player].rows)
     found_many = snapshots.find_many(engine, name.board, name.period, [*players, "nobody"])
     assert {player: row.rank for player, row in found_many.items()} == {
         player: standing.row.rank for player, standing in standings.items()
     }
     final = [points for _, _, points in stored(board)]
     for points in (final[0] + 1, final[0], final[100], final[-1], final[-1] - 1):
-        counted = snapshots.ahead_of(engine, name.board, name.period, points, total, descending=True)
+        counted = snapshots.ahead_of(engine, name.board, name.period, points, total, True)
         assert counted == sum(other > points for other in final)
     assert snapshots.standing(engine, name.board, name.period, "nobody") is None
-    assert snapshots.surrounding(engine, name.board, name.period, "nobody", 4, total) is None
-    assert snapshots.total(engine, name.board, "2031-01") is None
-    [past] = snapshots.history(engine, name.board, players[0])
+    assert archives.final(engine, name.board, "2031-01") is None
+    [past] = snapshots.history(engine, name.board, players[0], limit=5)
     assert (past.period, past.rank, past.players) == (name.period, standings[players[0]].row.rank, 500)
     with pytest.raises(RebuildRefused, match="archived"):
         Rebuild(board.leaderboard, engine, name).whole(lambda _done, _of: None)

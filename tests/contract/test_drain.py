@@ -29,8 +29,10 @@ from sharding.periods import PeriodKind, parse_period, period_at
 from sharding.players import PlayerId
 from sharding.submissions import Status
 from workers import metrics
+from workers.compensation import OWN_MARK
 from workers.drain import Drained, drain_shard
 from workers.periods import open_current
+from workers.rebuild import Rebuild
 from workers.verify import verify
 
 pytestmark = pytest.mark.servers
@@ -329,6 +331,70 @@ def test_where_the_best_or_the_last_counts_nothing_is_taken_back(open_one: OpenB
     assert drain(board).surplus == 1
     assert board.points("ann") == 9
     assert board.on_shard(0, "XLEN", "@outbox") == 0
+
+
+def again_on_a_board_that_sets(open_one: OpenBoard, **given: object) -> Played:
+    """Ann said 5, then 9; then the match with the 5 is reported again, after its window."""
+    board = open_one(retry_window_ms=300, operator="set", **given)
+    late = Submission(PlayerId("ann"), 5, "m1")
+    board.submit([late])
+    board.win("ann", 9, "m2")
+    board.drain()
+    again_until_applied(board, late)
+    assert board.points("ann") == 5
+    return board
+
+
+def agrees(board: Played) -> bool:
+    return verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
+
+
+@pytest.mark.parametrize("cuts", [[], [4, 7]], ids=["one shard", "another shard each time"])
+def test_where_the_last_counts_a_match_reported_again_does_not_count_again(
+    open_one: OpenBoard, cuts: list[int]
+) -> None:
+    """The points are set back to what was said last; drained again, and rebuilt, it stays like that."""
+    board = again_on_a_board_that_sets(open_one, cuts=cuts)
+    board.drain()
+    assert board.points("ann") == 9
+    assert count_of(metrics.compensated_events, board) == 1
+    board.drain()
+    assert agrees(board)
+    by_clients = [(match, value) for match, _, value in games(board) if not match.startswith(OWN_MARK)]
+    assert sorted(by_clients) == [("m1", 5), ("m2", 9)]
+    board.destroy()
+    Rebuild(board.leaderboard, board.engine, board.name).whole(lambda _done, _of: None)
+    assert board.points("ann") == 9
+
+
+def test_what_was_said_since_is_not_set_back(open_one: OpenBoard) -> None:
+    """The newer report is in no audit log yet when the drain meets the repetition."""
+    board = again_on_a_board_that_sets(open_one, cuts=[])
+    second = int(time.time())
+    while int(time.time()) <= second:  # a month's board tells reports apart by the second
+        time.sleep(0.05)
+    board.win("ann", 7, "m3")
+    board.drain()
+    board.drain()
+    assert board.points("ann") == 7
+    assert count_of(metrics.compensated_events, board) == 0
+    assert agrees(board)
+
+
+def test_setting_back_is_itself_done_once(open_one: OpenBoard) -> None:
+    """A drain that dies after it, before it trims, finds it done, also when the shard has forgotten that."""
+    board = again_on_a_board_that_sets(open_one, cuts=[])
+    failpoints.arm("drain.compensated=raise")
+    for _ in range(3):
+        with pytest.raises(FailpointReached):
+            drain(board)
+        assert board.points("ann") == 9
+        time.sleep(0.4)  # the retry window passes
+    failpoints.arm("")
+    board.drain()
+    board.drain()
+    assert board.points("ann") == 9
+    assert agrees(board)
 
 
 def test_taking_back_follows_a_player_who_has_moved(open_one: OpenBoard) -> None:

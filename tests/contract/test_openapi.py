@@ -34,6 +34,14 @@ def test_the_contracts_calls_are_there(document: dict[str, Any]) -> None:
         ("get", "/api/v1/scores"),
         ("get", "/api/v1/scores/{user_id}"),
         ("get", "/api/v1/scores/{user_id}/surrounding"),
+        ("get", "/api/v1/scores/{user_id}/history"),
+        ("get", "/api/v1/stream"),
+        ("get", "/api/v1/admin/shards"),
+        ("get", "/api/v1/admin/jobs/{job_id}"),
+        ("post", "/api/v1/admin/archive"),
+        ("post", "/api/v1/admin/rebuild"),
+        ("post", "/api/v1/admin/verify"),
+        ("post", "/api/v1/admin/rebalance"),
         ("get", "/api/v1/stats"),
         ("get", "/api/v1/boards"),
         ("post", "/api/v1/users"),
@@ -70,6 +78,14 @@ def test_bounds_and_defaults_are_told(document: dict[str, Any]) -> None:
     score = document["components"]["schemas"]["NewScore"]
     assert score["additionalProperties"] is False
     assert set(score["required"]) == {"user_id", "score"}
+
+
+def test_a_stream_and_a_job_are_told_as_what_they_are(document: dict[str, Any]) -> None:
+    stream = document["paths"]["/api/v1/stream"]["get"]["responses"]["200"]["content"]
+    assert stream == {"text/event-stream": {"schema": {"$ref": "#/components/schemas/Entries"}}}
+    job = document["paths"]["/api/v1/admin/verify"]["post"]
+    assert job["security"] == [{"key": ["admin"]}]
+    assert {"202", "404", "409", "503"} <= set(job["responses"])
 
 
 def test_a_write_needs_a_key_and_may_be_refused(document: dict[str, Any]) -> None:

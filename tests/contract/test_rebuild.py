@@ -15,14 +15,14 @@ from runtime.failpoints import FailpointReached
 from runtime.settings import Settings
 from sharding.boards import BoardPeriod
 from sharding.cluster.client import Call
-from sharding.errors import LeaderboardError, Outcome
+from sharding.errors import LeaderboardError, Outcome, RebuildRefused
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.lifecycle import LoadedRow
 from sharding.players import PlayerId, member_of
 from sharding.scores import PackedScore
 from sharding.submissions import Status
 from workers.periods import open_period
-from workers.rebuild import Rebuild, RebuildRefused
+from workers.rebuild import Rebuild
 from workers.verify import verify
 
 pytestmark = pytest.mark.servers

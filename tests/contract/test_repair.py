@@ -102,7 +102,7 @@ def test_a_row_that_no_submission_made_is_taken_away(open_one: OpenBoard, moved:
     assert board.points("ghost") == 40
     # Who claimed the player's place before all this, and goes on now, is sent on: his shard had the row.
     late = Submission(PlayerId("ghost"), 1, "m4")
-    asked = [Asked(member_of(late.player), late.value, late.event(), late.note(), May.CREATE)]
+    asked = [Asked(member_of(late.player), late.value, late.event(), late.note(), may=May.CREATE)]
     shard_map = board.shard_map
     call = apply_call(shard_map.keys(1), asked, outbox_limit=10**6, mode=ApplyMode.PLAIN)
     answer = board.leaderboard.functions.on_shards([call], shard_map.retry_window_ms, soon())[0]

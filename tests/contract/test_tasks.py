@@ -14,7 +14,7 @@ from records_databases import migrated_database
 from sqlalchemy import Engine
 
 from cli.servers import ServerSet
-from records import archives, audit, partitions
+from records import archives, audit, jobs, partitions
 from records.errors import RecordsUnavailable, WrongSchema
 from records.periods import months_around
 from sharding.boards import BoardPeriod
@@ -26,6 +26,7 @@ from workers.schedule import SCHEDULE
 from workers.tasks import archive as archive_tasks
 from workers.tasks import audit as audit_tasks
 from workers.tasks import handoff as handoff_tasks
+from workers.tasks import jobs as job_tasks
 from workers.tasks import periods as period_tasks
 from workers.tasks.base import Job, job
 
@@ -117,6 +118,7 @@ def test_every_scheduled_job_is_a_task_that_beat_may_miss() -> None:
         archive_tasks.close_due,
         handoff_tasks.sweep_all,
         period_tasks.open_all,
+        job_tasks.wake_all,
     ]
     known = {task.name: task for task in tasks}
     for entry in SCHEDULE.values():
@@ -192,3 +194,18 @@ def test_old_months_are_dropped(database: Engine) -> None:
     for _ in range(2):
         audit_tasks.drop_old_months.apply()
         assert old not in partitions.months_of_audit(database)
+
+
+def test_a_job_that_was_asked_for_is_done(open_one: OpenBoard) -> None:
+    """By whoever is woken first; a second wake, and one for a job that is done, find nothing."""
+    board = open_one()
+    board.play(20, 40)
+    asked = jobs.ask_for(board.engine, "verify", board.name.board, board.name.period, {"repair": False})
+    for _ in range(2):
+        job_tasks.wake_all.apply()
+    job_tasks.run.apply((asked.id,))
+    done = jobs.get(board.engine, asked.id)
+    assert done is not None
+    assert (done.state, done.done, done.result and done.result["agrees"]) == ("done", 20, True)
+    job_tasks.run.apply((asked.id,))
+    assert jobs.get(board.engine, asked.id) == done

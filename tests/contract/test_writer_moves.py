@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from runtime.deadlines import Deadline
-from sharding.functions import ApplyMode, Asked, apply_call
+from sharding.functions import ApplyMode, Asked, May, apply_call
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId, member_of
 from sharding.shard_map import ShardMap
@@ -28,7 +28,7 @@ def test_a_row_goes_where_its_score_at_the_departure_belongs(
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         monkeypatch.setattr(leaderboard.mover, "move", move)
         other = Submission(ANN, 10, "m2")
-        asked = [Asked(member_of(ANN), other.value, other.event(), other.note())]
+        asked = [Asked(member_of(ANN), other.value, other.event(), other.note(), may=May.NOTHING)]
         call = apply_call(shard_map.keys(BOTTOM), asked, outbox_limit=10**6, mode=ApplyMode.PLAIN)
         assert functions.on_shards([call], shard_map.retry_window_ms, Deadline.after(5))[0].error is None
         return move(*args, **kwargs)

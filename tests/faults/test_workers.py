@@ -1,7 +1,7 @@
 """Celery workers killed at random while submissions pass: the audit log has each once, and folds to the board.
 
-Real workers, a real beat and a real broker, as they run in production. `WORKER_KILLS` asks for more kills than
-the suite has time for.
+Real workers, a real beat and a real broker, as they run in production. The environment asks for more than the suite has
+time for (`make faults-records`): `WORKER_KILLS`, `WORKER_SUBMISSIONS` at least, `AWAY_S` for how long servers are away.
 """
 
 import os
@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,12 +37,15 @@ from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.periods import PeriodKind, period_at
 from sharding.players import PlayerId
 from sharding.submissions import Status
+from workers.drain import drain_shard
 from workers.periods import open_current
 from workers.verify import verify
 
 pytestmark = pytest.mark.servers
 
 KILLS = int(os.environ.get("WORKER_KILLS", "8"))
+SUBMISSIONS = int(os.environ.get("WORKER_SUBMISSIONS", "0"))
+AWAY_S = float(os.environ.get("AWAY_S", "0"))
 PLAYERS = 2_000
 TOGETHER = 200
 
@@ -90,9 +93,15 @@ class Workers:
             return False
         return True
 
+    def end_worker(self) -> int:
+        """Tell the worker to end, as a deployment does, and wait for it; its exit code."""
+        self.worker.terminate()
+        return self.worker.wait(30)
+
     def stop(self) -> None:
         for process in (self.worker, self.beat):
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was told to end, and has
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self._log.close()
 
@@ -233,6 +242,25 @@ def test_workers_killed_at_random_lose_nothing_and_store_nothing_twice(rig: Rig,
             for _ in range(KILLS):
                 wait_until(lambda: scene.workers.kill_one(rng), 60, "no worker to kill")
                 time.sleep(rng.uniform(0, 0.3))  # the moments of the kills are what is random here
+            wait_until(lambda: submitting.applied >= SUBMISSIONS, 3600, "submissions do not pass")
+        scene.check(submitting)
+
+
+def test_a_worker_that_is_told_to_end_ends_its_drain_first(rig: Rig, tmp_path: Path) -> None:
+    """In the middle of load: nothing is left that was stored and not trimmed, so nothing is read twice."""
+    with played(rig, tmp_path) as scene:
+        with Submitting(scene.leaderboard, scene.name) as submitting:
+            wait_until(scene.drains, 60, "no worker drains")
+            least = submitting.applied + 20 * TOGETHER
+            wait_until(lambda: submitting.applied > least, 60, "submissions do not pass")
+            assert scene.workers.end_worker() == 0
+        shard_map = scene.leaderboard.maps.published(scene.name, Deadline.after(10))
+        left = [
+            drain_shard(scene.leaderboard, scene.engine, shard_map, shard, 500, Deadline.after(30))
+            for shard in shard_map.shards()
+        ]
+        assert sum(drained.stored for drained in left) > 0, "submissions went on while nobody drained"
+        assert sum(drained.repeated for drained in left) == 0
         scene.check(submitting)
 
 
@@ -242,8 +270,10 @@ def test_without_postgres_the_outbox_grows_to_its_limit_and_nothing_is_lost(rig:
         with Submitting(scene.leaderboard, scene.name) as submitting:
             wait_until(scene.drains, 60, "no worker drains")
             rig.servers.kill("postgres")
-            refused = submitting.refused
+            away, refused = Deadline.after(AWAY_S), submitting.refused
             wait_until(lambda: submitting.refused > refused + 10 * TOGETHER, 60, "nothing was refused")
+            wait_until(lambda: away.passed, AWAY_S + 60, "time stands still")
+            assert scene.waiting() > 0
             applied = submitting.applied
             rig.servers.start("postgres")
             wait_until(lambda: submitting.applied > applied + 10 * TOGETHER, 60, "submissions do not pass again")
@@ -256,8 +286,9 @@ def test_without_the_broker_the_audit_log_waits_and_then_catches_up(rig: Rig, tm
         with Submitting(scene.leaderboard, scene.name) as submitting:
             wait_until(scene.drains, 60, "no worker drains")
             rig.servers.kill("broker")
-            least = scene.waiting() + 100
+            away, least = Deadline.after(AWAY_S), scene.waiting() + 100
             wait_until(lambda: scene.waiting() > least, 60, "the outbox does not grow")
+            wait_until(lambda: away.passed, AWAY_S + 60, "time stands still")
             rig.servers.start("broker")
         scene.check(submitting)
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -14,7 +15,7 @@ from records_databases import migrated_database
 from sqlalchemy import Engine
 
 from cli.servers import ServerSet
-from records import archives
+from records import archives, jobs
 from runtime.settings import Settings
 from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, period_at
@@ -22,6 +23,8 @@ from workers.verify import verify
 
 pytestmark = pytest.mark.servers
 
+#: `make faults-records` asks for a million.
+PLAYERS = int(os.environ.get("ARCHIVE_PLAYERS", "5000"))
 _MOST_RUNS = 40
 
 
@@ -47,23 +50,64 @@ def run(settings: Settings, verb: str, board: Played, *options: str, failpoints:
     return done.returncode
 
 
-def killed_until_done(settings: Settings, verb: str, board: Played, *options: str, failpoints: str) -> int:
-    """How often it was killed before it came through."""
-    for kills in range(_MOST_RUNS):
-        if run(settings, verb, board, *options, failpoints=failpoints) == 0:
-            return kills
+def test_a_job_whose_worker_is_killed_is_shown_as_lost_and_goes_on_when_asked_for_again(
+    leaderboard: Leaderboard, database: Engine, settings: Settings
+) -> None:
+    """`kill -9` in the middle of its work, then between its end and what it writes of it."""
+    board = open_played(leaderboard, database)
+    board.play(5_000, 6_000)
+    board.drain()
+    before = board.ranking()
+    board.destroy()
+    work = """
+import sys
+from records.engine import connect
+from runtime.settings import load
+from sharding.leaderboard import Leaderboard
+from workers.jobs import Jobs
+settings = load()
+board = Leaderboard.connect(settings, known_players=lambda _, players: players)
+Jobs(board, connect(settings.postgres_dsn, pool_size=6), settings).run(sys.argv[1])
+"""
+    for point in ("rebuild.prepared=kill", "rebuild.published=kill", ""):
+        asked = {"shard": None, "force": True}
+        job = jobs.ask_for(database, "rebuild", board.name.board, board.name.period, asked)
+        environment = msgspec.structs.replace(settings, failpoints=point).environment()
+        line = [sys.executable, "-c", work, job.id]
+        ended = subprocess.run(line, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+        assert ended.returncode == (-signal.SIGKILL if point else 0), ended.stderr
+        found = jobs.get(database, job.id)
+        assert found is not None
+        assert (found.state, found.problem) == (("failed", jobs.LOST) if point else ("done", None))
+    assert board.ranking() == before
+
+
+def killed_until_done(
+    settings: Settings, verb: str, board: Played, *options: str, failpoints: str, at_once: int = 1
+) -> int:
+    """How often it was killed before so many of it came through `at_once`."""
+    kills = 0
+    with ThreadPoolExecutor(at_once) as pool:
+        for _ in range(_MOST_RUNS):
+            runs = [pool.submit(run, settings, verb, board, *options, failpoints=failpoints) for _ in range(at_once)]
+            killed = sum(one.result() != 0 for one in runs)
+            if not killed:
+                return kills
+            kills += killed
     raise AssertionError(f"{verb} never came through")
 
 
 def test_an_archive_killed_again_and_again_is_right_in_the_end(
     leaderboard: Leaderboard, database: Engine, settings: Settings
 ) -> None:
-    """Between and in the middle of shards: the ranking that is stored is the one that PostgreSQL computes by itself."""
+    """Two at a time, between and in the middle of shards: stored in the end is what PostgreSQL computes by itself."""
     past = period_at(PeriodKind.DAY, datetime.now(UTC) - timedelta(days=3))
     board = open_played(leaderboard, database, period_kind="day", period=past, cuts=range(10, 50, 10))
-    board.play(5_000, 12_000)
-    points = "archive.frozen=kill@0.1,archive.copying=kill@0.1,archive.copied=kill@0.1,archive.recorded=kill@0.3"
-    kills = killed_until_done(settings, "archive", board, failpoints=points)
+    board.play(PLAYERS, PLAYERS + 7_000)
+    copying = min(0.1, 5_000 / PLAYERS)
+    points = f"archive.frozen=kill@0.1,archive.copying=kill@{copying},archive.copied=kill@0.1,archive.recorded=kill@0.3"
+    assert run(settings, "archive", board, failpoints="archive.copied=kill") == -signal.SIGKILL
+    kills = 1 + killed_until_done(settings, "archive", board, failpoints=points, at_once=2)
     assert archives.is_archived(database, board.name.board, board.name.period)
     name = {"board": board.name.board}
     stored = rows_of(
@@ -90,7 +134,8 @@ def test_a_rebuild_killed_again_and_again_brings_back_the_same_ranking(
     before = board.ranking()
     board.destroy()
     points = "rebuild.prepared=kill@0.4,rebuild.loaded=kill@0.6"
-    kills = killed_until_done(settings, "rebuild", board, failpoints=points)
+    assert run(settings, "rebuild", board, failpoints="rebuild.loaded=kill") == -signal.SIGKILL
+    kills = 1 + killed_until_done(settings, "rebuild", board, failpoints=points)
     assert board.ranking() == before
     assert board.win("player-000000", 1, "goes on") == "applied"
     assert verify(leaderboard, database, board.now(), lambda _: None).agrees

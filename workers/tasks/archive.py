@@ -14,10 +14,10 @@ from workers.archive import Archive
 from workers.tasks.base import job, log
 
 #: A period of a hundred million players takes its time; the lease keeps the ticks meanwhile from doing it again.
-_SOFT_LIMIT_S = 6 * 3600
+SOFT_LIMIT_S = 6 * 3600
 
 
-@job("archive.close_due", soft_time_limit=_SOFT_LIMIT_S, time_limit=_SOFT_LIMIT_S + 60)
+@job("archive.close_due", soft_time_limit=SOFT_LIMIT_S, time_limit=SOFT_LIMIT_S + 60)
 def close_due() -> None:
     """Archive every period that is over and is not archived. One that cannot be does not keep the others."""
     archive = Archive(resources.leaderboard(), resources.engine(), resources.settings())

@@ -26,6 +26,7 @@ UNITS = (
     "events",
     "rows",
     "players",
+    "listeners",
     "repairs",
     "nodes",
 )
