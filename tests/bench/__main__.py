@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench import growth, measures, moves
+from bench import growth, measures, moves, upkeep
 from bench.measures import Bench, Pair
 from cli.options import settings_of_command
 from cli.seed import seed
@@ -62,6 +62,9 @@ LINES = [
         moves.writes_meanwhile,
     ),
     Line("top 10, 64 connections", "requests/s", "bare Flask route", 0.9, measures.tops),
+    Line("audit drain", "rows/s", "`COPY` + `INSERT`", 0.6, upkeep.drain),
+    Line("rebuild, 5 games a player", "games/s", "`COPY` + `INSERT`", 0.4, upkeep.rebuild),
+    Line("archive", "rows/s", "`COPY` + `INSERT`", 0.4, upkeep.archive),
 ]
 
 

@@ -266,7 +266,7 @@ def seeded(settings: Settings, players: int) -> Iterator[tuple[Measuring, float]
             console.print(f"Seeding {players:,} players …")
             seed(engine, leaderboard, players, 2 * players, lambda *_: None, rng=random.Random(1))
             measuring = Measuring(stack, engine, leaderboard, shard_map)
-            with _beat_asleep(stack):
+            with beat_asleep(stack):
                 yield measuring, measuring.used_memory() - empty
         finally:
             leaderboard.close()
@@ -274,7 +274,7 @@ def seeded(settings: Settings, players: int) -> Iterator[tuple[Measuring, float]
 
 
 @contextmanager
-def _beat_asleep(stack: Stack) -> Iterator[None]:
+def beat_asleep(stack: Stack) -> Iterator[None]:
     """Until the block ends no task is due, and none runs."""
     pids = stack.status()["pids"]
     beat = psutil.Process(pids["beat"])
