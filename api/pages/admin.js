@@ -1,7 +1,7 @@
 // The operator's page: how the shards are, what jobs do, who the players are. It knows no more than the API tells to a
 // key with the scope `admin`, and starts nothing without having shown what it is about to ask for.
 
-import { Refused, ageS, ask, backOffS, byId, el, fill, key, number, pause, say, span, utc } from "./common.js";
+import { Refused, ask, backOffS, byId, el, fill, key, number, pause, place, say, span, utc } from "./common.js";
 
 const SHARDS_EVERY_S = 5;
 const JOBS_EVERY_S = 10;
@@ -37,6 +37,7 @@ function leave(why, { forget = true } = {}) {
   byId("gate").hidden = false;
   byId("gate-trouble").hidden = !why;
   say(byId("gate-trouble"), why);
+  jobRows.clear();
   for (const id of ["shards", "jobs", "players", "strip", "nodes"]) byId(id).replaceChildren();
   byId("key").focus();
 }
@@ -60,7 +61,7 @@ function start() {
   });
   repeat("jobs", run.signal, async (signal) => {
     const { jobs } = await ask("/admin/jobs?limit=20", { signal });
-    byId("jobs").replaceChildren(...(jobs.length ? jobs.map(jobRow) : [emptyRow(6, "None was asked for")]));
+    paintJobs(jobs);
     return jobs.some((job) => !job.finished_at) ? ACTIVE_JOBS_EVERY_S : JOBS_EVERY_S;
   });
 }
@@ -161,6 +162,18 @@ function emptyRow(columns, text) {
 
 // -- jobs
 
+/** The row of each job, by what was told of it: one that has not changed stays, opened or not. */
+let jobRows = new Map();
+
+function paintJobs(jobs) {
+  const rows = new Map(jobs.map((job) => {
+    const told = JSON.stringify(job);
+    return [told, jobRows.get(told) ?? jobRow(job)];
+  }));
+  jobRows = rows;
+  place(byId("jobs"), rows.size ? [...rows.values()] : [emptyRow(6, "None was asked for")]);
+}
+
 function jobRow(job) {
   const { done, total } = job.progress;
   const asked = Object.entries(job.asked).filter(([, value]) => value !== null && value !== false)
@@ -173,7 +186,7 @@ function jobRow(job) {
     cell("Board and period", `${job.board} ${job.period}`),
     cell("State", el("span", { class: `tag ${job.state}` }, job.state)),
     cell("Players", el("div", {}, bar, el("small", {}, counted))),
-    cell("Asked for", `${span(ageS(job.asked_at))} ago`),
+    cell("Asked for", utc(job.asked_at)),
     cell("Outcome", outcome(job), "wide"));
 }
 

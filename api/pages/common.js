@@ -117,6 +117,15 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
+/** Put these elements into a parent in this order, moving none that stands right: whoever has the focus keeps it. */
+export function place(parent, elements) {
+  const wanted = new Set(elements);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  elements.forEach((element, index) => {
+    if (parent.children[index] !== element) parent.insertBefore(element, parent.children[index] ?? null);
+  });
+}
+
 /** Set an element's text, touching it only where it changes: screen readers speak what is touched. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;

@@ -3,6 +3,7 @@
 import { Refused, byId, el, request, say } from "./common.js";
 
 const DEEPEST = 4;
+const OPEN = "scores:read"; // the scope that may be needed by nobody
 const GROUPS = [
   ["Scores and ranks", /^\/api\/v1\/(scores|stream|stats)/],
   ["Players", /^\/api\/v1\/users/],
@@ -40,12 +41,18 @@ function typeOf(schema) {
   return whole.format ? `${whole.type} (${whole.format})` : (whole.type ?? "any");
 }
 
+/** A text in which `words` between backticks are code. */
+function marked(text) {
+  return text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
+}
+
 function bounds(schema) {
   const whole = resolved(schema);
   const said = [];
-  const low = whole.minimum ?? whole.exclusiveMinimum;
-  const high = whole.maximum ?? whole.exclusiveMaximum;
-  if (low !== undefined || high !== undefined) said.push(`${low ?? "…"} to ${high ?? "…"}`);
+  const { minimum: low, maximum: high } = whole;
+  const counts = [low, high].every((bound) => bound === undefined || Number.isSafeInteger(bound));
+  if (!counts) said.push("64 bits");
+  else if (low !== undefined || high !== undefined) said.push(`${low ?? "…"} to ${high ?? "…"}`);
   if (whole.maxLength !== undefined) said.push(`at most ${whole.maxLength} characters`);
   if (whole.maxItems !== undefined) said.push(`at most ${whole.maxItems} items`);
   if (whole.default !== undefined && whole.default !== null) said.push(`default ${JSON.stringify(whole.default)}`);
@@ -64,21 +71,25 @@ function objectIn(schema) {
   return null;
 }
 
-function fieldRows(schema, depth = 0, above = "") {
+const MUST_BE_GIVEN = (required) => (required ? "required" : "");
+const MAY_BE_MISSING = (required) => (required ? "" : "not always");
+
+/** A row for each member; `note` says what being required, or not, means to the reader. */
+function fieldRows(schema, note, depth = 0, above = "") {
   const object = objectIn(schema);
   if (!object || depth > DEEPEST) return [];
   const required = object.required ?? [];
   return Object.entries(object.properties).flatMap(([name, member]) => [
-    fieldRow(above + name, member, required.includes(name)),
-    ...fieldRows(member, depth + 1, `${above}${name}${resolved(member).type === "array" ? "[]." : "."}`),
+    fieldRow(above + name, member, note(required.includes(name))),
+    ...fieldRows(member, note, depth + 1, `${above}${name}${resolved(member).type === "array" ? "[]." : "."}`),
   ]);
 }
 
-function fieldRow(name, schema, required) {
+function fieldRow(name, schema, note) {
   return el("tr", {},
-    el("td", {}, el("code", {}, name), required ? el("small", {}, " required") : null),
+    el("td", {}, el("code", {}, name), note ? el("small", {}, ` ${note}`) : null),
     el("td", {}, typeOf(schema)),
-    el("td", {}, [described(schema), bounds(schema)].filter(Boolean).join("; ")));
+    el("td", {}, ...marked([described(schema), bounds(schema)].filter(Boolean).join("; "))));
 }
 
 function table(caption, rows) {
@@ -88,7 +99,7 @@ function table(caption, rows) {
     el("tbody", {}, ...rows));
 }
 
-/** A value of this form: only what is required. */
+/** A value of this form: what is required, and the id without which nothing can be sent again. */
 function example(name, schema, depth = 0) {
   if (name in EXAMPLES) return EXAMPLES[name];
   const whole = resolved(schema);
@@ -97,7 +108,8 @@ function example(name, schema, depth = 0) {
   if (whole.enum) return whole.enum[0];
   if (whole.type === "array") return depth > DEEPEST ? [] : [example("", whole.items, depth + 1)];
   if (whole.properties) {
-    const members = (whole.required ?? []).map((member) => [member, example(member, whole.properties[member], depth + 1)]);
+    const named = Object.keys(whole.properties).filter((member) => member === "match_id" || whole.required?.includes(member));
+    const members = named.map((member) => [member, example(member, whole.properties[member], depth + 1)]);
     return Object.fromEntries(members);
   }
   const choice = (whole.anyOf ?? whole.oneOf ?? []).find((one) => resolved(one).type !== "null");
@@ -112,7 +124,7 @@ function curl(method, path, operation) {
   const address = location.origin + filled + (query ? `?${query}` : "");
   const streams = JSON.stringify(operation.responses["200"]?.content ?? {}).includes("event-stream");
   const parts = [`curl ${streams ? "-N" : "-s"}${method === "get" ? "" : ` -X ${method.toUpperCase()}`} '${address}'`];
-  if (operation.security) parts.push(`-H "Authorization: Bearer $KEY"`);
+  if (operation.security && scopeOf(operation) !== OPEN) parts.push(`-H "Authorization: Bearer $KEY"`);
   const body = bodyOf(operation);
   if (body) {
     parts.push("-H 'Content-Type: application/json'");
@@ -121,29 +133,32 @@ function curl(method, path, operation) {
   return parts.join(" \\\n  ");
 }
 
+function scopeOf(operation) {
+  return operation.security?.[0]?.key?.[0];
+}
+
 function bodyOf(operation) {
   return operation.requestBody?.content["application/json"]?.schema;
 }
 
 function contents(method, path, operation) {
   const inside = [];
-  const scope = operation.security?.[0]?.key?.[0];
-  inside.push(el("p", {}, scope ? "Needs a key with the scope " : "Needs no key.",
-    scope ? el("code", {}, scope) : null,
-    scope === "scores:read" ? ", unless this service leaves reads open, as it does by default." : scope ? "." : null));
+  const scope = scopeOf(operation);
+  if (scope) inside.push(el("p", {}, "Needs a key with the scope ", el("code", {}, scope), scope === OPEN ? " where reads are not open to everybody." : "."));
+  else inside.push(el("p", {}, "Needs no key."));
   inside.push(el("pre", {}, curl(method, path, operation)));
   if (operation.parameters.length) {
     inside.push(table("Parameters", operation.parameters.map((one) =>
-      fieldRow(one.in === "path" ? `{${one.name}}` : one.name, one.schema, one.required))));
+      fieldRow(one.in === "path" ? `{${one.name}}` : one.name, one.schema, MUST_BE_GIVEN(one.required)))));
   }
   const body = bodyOf(operation);
-  if (body) inside.push(table(`Body: ${typeOf(body)}`, fieldRows(body)));
+  if (body) inside.push(table(`Body: ${typeOf(body)}`, fieldRows(body, MUST_BE_GIVEN)));
   for (const [status, { description, content }] of Object.entries(operation.responses)) {
     if (!status.startsWith("2")) continue;
     const [mediaType, { schema }] = Object.entries(content)[0];
     inside.push(el("h3", {}, `Answer ${status} ${description}, `, el("code", {}, mediaType)));
-    if (described(schema)) inside.push(el("p", {}, described(schema)));
-    inside.push(table("Members", fieldRows(schema)));
+    if (described(schema)) inside.push(el("p", {}, ...marked(described(schema))));
+    inside.push(table("Members", fieldRows(schema, MAY_BE_MISSING)));
   }
   const refusals = Object.entries(operation.responses).filter(([status]) => !status.startsWith("2"));
   inside.push(el("p", { class: "quiet" }, "Else, as a problem document: ",
@@ -165,7 +180,7 @@ function card(method, path, operation) {
 
 function paint(document_) {
   components = document_.components.schemas;
-  say(byId("about"), document_.info.description);
+  byId("about").append(...marked(document_.info.description));
   const operations = Object.entries(document_.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => ({ method, path, operation })));
   const rest = new Set(operations);

@@ -5,7 +5,7 @@
 // only an answer says as of when it holds. When the stream ends or is refused, the plain address is asked with back-off,
 // and the stream is tried again each time.
 
-import { BASE, Refused, ageS, ask, backOffS, byId, el, fill, key, number, pause, request, say, span, utc } from "./common.js";
+import { BASE, Refused, ageS, ask, backOffS, byId, el, fill, key, number, pause, place, request, say, span, utc } from "./common.js";
 
 const SILENCE_MS = 40_000; // the stream says something every fifteen seconds
 const MOST_EVENT = 1_000_000; // characters
@@ -103,7 +103,7 @@ async function look(signal) {
 async function listen(signal, onEvent) {
   const patience = new AbortController();
   const response = await request(`${BASE}/stream?${named({ limit: state.limit })}`, {
-    signal: AbortSignal.any([signal, patience.signal, ]),
+    signal: AbortSignal.any([signal, patience.signal]),
     headers: { Accept: "text/event-stream" },
   });
   for await (const event of events(response.body, patience)) {
@@ -211,14 +211,6 @@ function paintRows(view, tellChanges) {
   document.title = `${byId("title").textContent} – Leaderboard`;
 }
 
-/** Put these elements into a parent in this order, moving none that stands right: whoever has the focus keeps it. */
-function place(parent, elements) {
-  elements.forEach((element, index) => {
-    if (parent.children[index] !== element) parent.insertBefore(element, parent.children[index] ?? null);
-  });
-  while (parent.children.length > elements.length) parent.lastElementChild.remove();
-}
-
 function periodName(view) {
   const name = periodOf(view);
   if (/^\d{4}-\d{2}$/.test(name)) {
@@ -233,7 +225,7 @@ function rankedRow(entry) {
   const points = el("td", { class: "number points" });
   const name = el("button", { type: "button", class: "name", onclick: () => find(entry.user_id) });
   const picture = el("span", { class: "picture" });
-  const element = el("tr", {}, rank, el("td", {}, el("span", { class: "player" }, picture, name)), points);
+  const element = el("tr", {}, rank, el("th", { scope: "row" }, el("span", { class: "player" }, picture, name)), points);
   let score = null;
   let pictured = null;
   return {
@@ -335,8 +327,8 @@ async function find(id) {
     found.replaceChildren(...describe(standing, around, history));
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    const said = error.status === 404 ? `${id} has no points on this board in this period.` : error.message;
-    found.replaceChildren(el("p", { class: "notice" }, said));
+    const absent = error.problem?.type?.endsWith(":not-on-board");
+    found.replaceChildren(el("p", { class: "notice" }, absent ? `${id} has no points on this board in this period.` : error.message));
   }
   found.scrollIntoView({ block: "nearest" });
 }
@@ -374,7 +366,7 @@ function describe(standing, around, history) {
       fact("Points", number(standing.score)),
       fact("Percentile", standing.percentile.toLocaleString(undefined, { maximumFractionDigits: 2 }))),
     el("table", { class: "ranking" },
-      el("caption", {}, `Around ${standing.display_name ?? standing.user_id}, ${utc(standing.as_of)}`),
+      el("caption", {}, "Around ", el("bdi", {}, standing.display_name ?? standing.user_id), `, ${utc(standing.as_of)}`),
       el("thead", {}, el("tr", {},
         el("th", { scope: "col" }, "Rank"), el("th", { scope: "col" }, "Player"),
         el("th", { scope: "col", class: "number" }, "Points"))),
