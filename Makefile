@@ -7,7 +7,7 @@ PACKAGES := api sharding workers records runtime cli k8s loadtest
 DATA_DIR ?= .rangeboard
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down demo test test-quick bench load faults faults-records explore check format settings lock clean-data
+.PHONY: help install up down demo test test-quick bench costs capacity load faults faults-records reads explore check format settings lock clean-data
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36mmake %-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ test-quick: install ## the tests that need no servers
 bench: install ## figures beside their floors, on a stack of its own; --write keeps them in docs/benchmarks.md
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
+costs: install ## measure what a submission, a read and a player cost, for `rangeboard plan` (minutes)
+	PYTHONPATH=tests $(BIN)/python -m bench.costs $(ARGS)
+	@$(MAKE) --no-print-directory capacity
+
+capacity: install ## write the tables of docs/capacity.md from the capacity model
+	@$(BIN)/python -m loadtest.capacity_page docs/capacity.md
+
 load: install ## the load test on the running stack; its verdict here, its report in reports/load.html
 	@mkdir -p reports
 	@$(RANGEBOARD) status --data-dir $(DATA_DIR) --json > reports/stack.json
@@ -50,6 +57,9 @@ faults: install ## kill, pause and cut off real processes: make faults ARGS="pri
 faults-records: install ## the audit's and the archive's fault tests, large: kills, servers away, a million players
 	WORKER_KILLS=100 WORKER_SUBMISSIONS=500000 AWAY_S=60 ARCHIVE_PLAYERS=1000000 \
 	$(BIN)/pytest -s -o timeout=3600 tests/faults/test_workers.py tests/faults/test_workers_lifecycle.py $(ARGS)
+
+reads: install ## 2,000 random writes and reads over HTTP, each held against a sorted list
+	READS_STEPS=40 READS_RUNS=60 $(BIN)/pytest -s -q --timeout 1800 tests/stateful/test_http_reads.py -k sorted_list $(ARGS)
 
 explore: install ## walk every interleaving of the handoff, in its large form (about a minute)
 	$(BIN)/python -m tests.unit.sharding.handoff.explorer large

@@ -50,8 +50,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The application, with these settings or those of the environment."""
     settings = settings or load()
     engine = connect(settings.postgres_dsn, statement_timeout_ms=settings.request_deadline_ms, pool_timeout_s=1)
-    newcomers = Newcomers(partial(_existing, engine))
-    leaderboard = Leaderboard.connect(settings, known_players=newcomers.admitted)
+    newcomers = Newcomers(partial(_existing, engine), partial(players.hidden_among, engine))
+    leaderboard = Leaderboard.connect(settings, known_players=newcomers.admitted, hidden_players=newcomers.hidden)
     rules = BoardRules(partial(boards.get, engine))
     names = Names(partial(players.profiles, engine))
     rankings = Rankings(leaderboard, engine, rules, Cursors.of(settings))
@@ -64,7 +64,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         *tops.endpoints(),
         *StreamAnswers(tops, rules, pause_ms=settings.top_cache_ms, most=settings.stream_listeners).endpoints(),
         *HistoryAnswers(engine, rules, names).endpoints(),
-        *UserAnswers(engine).endpoints(),
+        *UserAnswers(engine, leaderboard, names).endpoints(),
         *StatsAnswers(rankings, rules).endpoints(),
         *BoardAnswers(engine).endpoints(),
         *AdminAnswers(leaderboard, engine, rules, late=late).endpoints(),

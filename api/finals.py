@@ -130,11 +130,19 @@ class Rankings:
         return self._cursors.write(name, Placed(best_of_points(last.points, order), member_of(last.player)))
 
     def between(
-        self, name: BoardPeriod, lowest: int | None, highest: int | None, offset: int, limit: int, deadline: Deadline
+        self,
+        name: BoardPeriod,
+        lowest: int | None,
+        highest: int | None,
+        offset: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        partial: bool = False,
     ) -> Page:
         """The players with lowest <= points <= highest, from the `offset`-th of them on, with their ranks."""
         try:
-            return self._live.between(name, lowest, highest, offset, limit, deadline)
+            return self._live.between(name, lowest, highest, offset, limit, deadline, partial=partial)
         except UnknownBoard as gone:
             return self._final(name, deadline, gone).between(lowest, highest, offset, limit)
 
@@ -175,10 +183,18 @@ class Rankings:
         except UnknownBoard as gone:
             return self._final(name, deadline, gone).surrounding(player, each_side)
 
-    def restyled(self, name: BoardPeriod, rows: Sequence[Row], style: RankStyle, deadline: Deadline) -> list[int]:
+    def restyled(
+        self,
+        name: BoardPeriod,
+        rows: Sequence[Row],
+        style: RankStyle,
+        deadline: Deadline,
+        *,
+        partial: bool = False,
+    ) -> list[int]:
         """The ranks of consecutive rows in another style. OutOfBounds where that would cost too much."""
         try:
-            return self._live.restyled(name, rows, style, deadline)
+            return self._live.restyled(name, rows, style, deadline, partial=partial)
         except UnknownBoard as gone:
             return self._final(name, deadline, gone).restyled(rows, style)
 

@@ -22,9 +22,6 @@ try:
 except SettingsError as error:
     sys.exit(f"rangeboard api: {error}")
 
-if _settings.api_port == _settings.metrics_port:
-    sys.exit("rangeboard api: RANGEBOARD_METRICS_PORT must not be the port of the API")
-
 _own_directory = mkdtemp(prefix="rangeboard-metrics-") if not os.environ.get(_DIRECTORY) else ""
 if _own_directory:
     os.environ[_DIRECTORY] = _own_directory

@@ -7,14 +7,13 @@ of its own, which gunicorn listens to besides the API's: no second server, and n
 Labels are bounded: an endpoint is the pattern of its path, never the path itself.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import Counter, Gauge, Histogram, make_wsgi_app
 
-DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+from runtime.metrics import everybodys
+
 #: the endpoint of requests that meet none
 NO_ENDPOINT = "none"
 
@@ -54,12 +53,7 @@ def count_submission(status: str, how_many: int = 1) -> None:
 
 def on_own_port(app: Wsgi, port: int) -> Wsgi:
     """An app that answers on this port with the metrics of all processes, and with `app` elsewhere."""
-    if os.environ.get(DIRECTORY):
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    else:
-        registry = REGISTRY
-    metrics: Wsgi = make_wsgi_app(registry)
+    metrics: Wsgi = make_wsgi_app(everybodys())
     own = str(port)
 
     def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -70,6 +70,11 @@ class Names:
         players = {player_id: known.player for player_id, known in remembered.items() if known and known.player}
         return Found(players, complete or all(known is not None for known in remembered.values()))
 
+    def forget(self, player_id: PlayerId) -> None:
+        """Ask for this player anew: something about them has changed."""
+        with self._lock:
+            self._remembered.pop(player_id, None)
+
     def _load(self, wanted: Sequence[PlayerId], now: float) -> dict[PlayerId, _Remembered] | None:
         """What PostgreSQL says; None if it cannot be asked."""
         if now < self._pause_until:

@@ -18,22 +18,31 @@ _PATIENCE_S = 2.0
 _PAUSE_S = 2.0
 
 Ask = Callable[[Board, Sequence[PlayerId]], Collection[PlayerId]]
+HiddenAmong = Callable[[Collection[str]], Collection[str]]
 
 
 class Newcomers:
     """Which newcomers may join a board."""
 
-    def __init__(self, ask: Ask, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`ask` asks PostgreSQL which of these players exist, or makes them exist."""
+    def __init__(self, ask: Ask, hidden_among: HiddenAmong, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`ask` asks PostgreSQL which of these players exist, or makes them exist; `hidden_among`, who is hidden."""
         self._ask = ask
+        self._hidden_among = hidden_among
         self._clock = clock
         self._pause_until = float("-inf")
 
     def admitted(self, board: Board, ids: Sequence[PlayerId]) -> Collection[PlayerId]:
         """Those of these players who may join. Unavailable if nobody can tell now."""
+        return self._told(lambda: self._ask(board, ids))
+
+    def hidden(self, ids: Sequence[PlayerId]) -> Collection[PlayerId]:
+        """Those of these players who are hidden. Unavailable if nobody can tell now."""
+        return self._told(lambda: {PlayerId(player) for player in self._hidden_among(ids)}) if ids else ()
+
+    def _told(self, ask: Callable[[], Collection[PlayerId]]) -> Collection[PlayerId]:
         if self._clock() >= self._pause_until:
             try:
-                return in_background(lambda: self._ask(board, ids)).result(_PATIENCE_S)
+                return in_background(ask).result(_PATIENCE_S)
             except (TimeoutError, RecordsError) as error:
                 if isinstance(error, RecordsError) and not error.retryable:
                     raise

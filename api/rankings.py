@@ -115,7 +115,15 @@ class RankingAnswers:
                 )
             elif query.min_score is not None or query.max_score is not None:
                 lowest, highest = _bounded(query.min_score), _bounded(query.max_score)
-                page = self._rankings.between(asked.name, lowest, highest, query.offset, query.limit, call.deadline)
+                page = self._rankings.between(
+                    asked.name,
+                    lowest,
+                    highest,
+                    query.offset,
+                    query.limit,
+                    call.deadline,
+                    partial=query.partial is not None,
+                )
             elif _is_plain(query):
                 return self._top(asked, call)
             else:
@@ -175,7 +183,7 @@ class RankingAnswers:
         return answer
 
     def _entries(self, asked: Asked, page: Page, style: RankStyle, deadline: Deadline) -> schemas.Entries:
-        ranks = self._rankings.restyled(asked.name, page.rows, style, deadline)
+        ranks = self._rankings.restyled(asked.name, page.rows, style, deadline, partial=bool(page.missing))
         found = self._names.of([row.player for row in page.rows])
         return schemas.Entries(
             total_players=page.total,
@@ -199,7 +207,9 @@ class RankingAnswers:
             standing = self._rankings.standing(asked.name, player, call.deadline, partial=query.partial is not None)
             rank = standing.row.rank
             if query.rank_style is not RankStyle.ORDINAL:
-                (rank,) = self._rankings.restyled(asked.name, [standing.row], query.rank_style, call.deadline)
+                (rank,) = self._rankings.restyled(
+                    asked.name, [standing.row], query.rank_style, call.deadline, partial=bool(standing.missing)
+                )
         found = self._names.of([player])
         profile = found.players.get(player)
         return schemas.Standing(
@@ -253,8 +263,6 @@ def _refuse_mixtures(query: schemas.PageQuery) -> None:
     between = query.min_score is not None or query.max_score is not None
     if query.cursor is not None and (query.offset or between):
         raise InvalidValue("a cursor says where the page begins: leave offset and scores out", field="cursor")
-    if between and query.partial is not None:
-        raise InvalidValue("players between two scores can only be counted with all shards", field="partial")
     if query.min_score is not None and query.max_score is not None and query.min_score > query.max_score:
         raise InvalidValue("min_score is above max_score", field="min_score")
 

@@ -15,6 +15,7 @@ from records.jobs import State as JobState
 from records.players import MOST_AT_ONCE, NAME_LENGTH, URL_LENGTH
 from sharding.players import ID_PATTERN
 from sharding.reader import RankStyle
+from sharding.rebalancing import GENTLE_PER_S
 from sharding.submissions import RankMode
 
 UserId = Annotated[
@@ -69,15 +70,23 @@ class ScoreQuery(_Form, frozen=True, kw_only=True):
 
 
 class Submitted(_OnBoard, kw_only=True):
-    """What became of a submission; `score` is the player's, as it is now."""
+    """What became of a submission; `score` is the player's, as it is now: null after a removal from the board."""
 
     user_id: str
-    score: int
+    score: int | None
     rank: int | None
     rank_is: Annotated[Literal["exact", "recent", "none"], Meta(description="How the rank was counted")]
     applied: Annotated[bool, Meta(description="false: this match had been counted before")]
     durable: Annotated[bool, Meta(description="A replica has it too")]
     match_id: str
+
+
+class Removed(_OnBoard, kw_only=True):
+    """A player is off the board. `score`: what was taken away; null if this very removal was made before."""
+
+    user_id: str
+    score: int | None
+    durable: Annotated[bool, Meta(description="A replica has it too")]
 
 
 class BatchQuery(_Form, frozen=True, kw_only=True):
@@ -317,7 +326,27 @@ class User(_Answer, kw_only=True):
     display_name: str
     avatar_url: str | None
     country: str | None
+    hidden: Annotated[bool, Meta(description="Collects points, and is left out of every ranking")]
     created_at: datetime
+
+
+class UserChanges(_Form, frozen=True, kw_only=True):
+    """What may change of a player; null takes a picture or a country away."""
+
+    username: Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)] | UnsetType = UNSET
+    display_name: Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)] | UnsetType = UNSET
+    avatar_url: Annotated[str, Meta(max_length=URL_LENGTH, description="http or https")] | UnsetType | None = UNSET
+    country: (
+        Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)", description="ISO 3166-1, two letters")] | UnsetType | None
+    ) = UNSET
+    hidden: Annotated[bool, Meta(description="Left out of every ranking, at once")] | UnsetType = UNSET
+
+
+class Erased(_Answer, kw_only=True):
+    """The person is gone, and off all open boards. The audit log gets a pseudonym within seconds."""
+
+    user_id: str
+    boards: Annotated[list[str], Meta(description="Boards and periods that the player was taken off just now")]
 
 
 class UsersQuery(_Form, frozen=True, kw_only=True):
@@ -457,7 +486,7 @@ class NewRebalance(_Form, frozen=True, kw_only=True):
 
     cuts: Annotated[list[Score], Meta(max_length=1023)]
     board: BoardName = "global"
-    players_per_s: Annotated[int, Meta(ge=1, le=10**7, description="The most to move")] = 50_000
+    players_per_s: Annotated[int, Meta(ge=1, le=10**7, description="The most to move")] = GENTLE_PER_S
 
 
 class Progress(_Answer, kw_only=True):

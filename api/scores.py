@@ -12,10 +12,10 @@ from api.metrics import count_submission
 from api.periods import on_board, period_to_write
 from api.requests import Call
 from sharding.boards import Board, BoardPeriod
-from sharding.errors import InvalidValue, LeaderboardError, OutOfBounds, UnknownBoard
+from sharding.errors import InvalidValue, LeaderboardError, OutOfBounds, PeriodClosed, UnknownBoard
 from sharding.leaderboard import Leaderboard
 from sharding.players import parse_player_id
-from sharding.submissions import Result, Submission, failure
+from sharding.submissions import Result, Submission, failure, removal_of
 
 PATH = f"{BASE}/scores"
 _MATCH_ID = re.compile(schemas.MATCH_ID_PATTERN)
@@ -44,6 +44,16 @@ class ScoreAnswers:
                 scope=Scope.WRITE,
                 refuses=(404, 409, 422),
             ),
+            Endpoint(
+                method="DELETE",
+                path=f"{PATH}/<user_id>",
+                answer=self.remove,
+                summary="Take a player off a board; Idempotency-Key names the removal, so that it may be repeated",
+                query=schemas.BoardQuery,
+                gives=schemas.Removed,
+                scope=Scope.ADMIN,
+                refuses=(404, 422),
+            ),
         ]
 
     def submit(self, call: Call[schemas.ScoreQuery, schemas.NewScore]) -> schemas.Submitted:
@@ -57,7 +67,6 @@ class ScoreAnswers:
             count_submission(failure(error).status)
             raise
         count_submission(result.status)
-        assert result.points is not None
         return schemas.Submitted(
             user_id=parse_player_id(call.body.user_id),
             score=result.points,
@@ -66,6 +75,23 @@ class ScoreAnswers:
             applied=result.status == "applied",
             durable=result.durable,
             match_id=match_id,
+            **on_board(asked.board, asked.period),
+        )
+
+    def remove(self, call: Call[schemas.BoardQuery, None], user_id: str) -> schemas.Removed:
+        """Take a player off a board, with an entry in the audit. NotOnBoard if there is no row."""
+        player, removal_id = parse_player_id(user_id), _match_id(call.idempotency_key)
+        removal = removal_of(player, removal_id, call.request_id)
+        with self._rules.asked_for(call.query) as asked:
+            try:
+                removed = self._leaderboard.remove(asked.name, removal, call.deadline)
+            except PeriodClosed as error:
+                field = "month" if call.query.period is None else "period"
+                raise PeriodClosed(f"{asked.period.name} is closed: its ranking is final", field=field) from error
+        return schemas.Removed(
+            user_id=player,
+            score=removed.points,
+            durable=removed.durable,
             **on_board(asked.board, asked.period),
         )
 

@@ -16,6 +16,7 @@ from cli import lifecycle, operate
 from cli.errors import StackError
 from cli.following import follow
 from cli.options import as_json_option, data_dir_option, settings_of_command
+from cli.plan import plan_command
 from cli.preparation import PRIMARIES, REPLICAS, Wishes, prepare
 from cli.presentation import banner, reporter, show_status
 from cli.scrub import scrub
@@ -100,7 +101,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-for verb in (*operate.VERBS, *lifecycle.VERBS, scrub):
+for verb in (*operate.VERBS, *lifecycle.VERBS, scrub, plan_command):
     main.add_command(verb)
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from sharding.boards import BoardPeriod
 from sharding.errors import LeaderboardError
 from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, parse_period, period_at
+from sharding.rebalancing import GENTLE_PER_S
 from sharding.scores import Order, PackedScore
 from sharding.shard_map import ShardMap, cut_after
 from workers import periods
@@ -271,7 +272,13 @@ def _bound(value: int | None, none: str) -> str:
 @data_dir_option
 @board_option
 @click.option("--cuts", required=True, help="Points at which ranges meet, as 10,50,200: each begins the better range.")
-@click.option("--players-per-s", type=click.IntRange(1), default=50_000, show_default=True, help="The most to move.")
+@click.option(
+    "--players-per-s",
+    type=click.IntRange(1),
+    default=GENTLE_PER_S,
+    show_default=True,
+    help="The most to move. Play slows down with it.",
+)
 @as_json_option
 def rebalance(data_dir: Path, board: str, cuts: str, players_per_s: int, as_json: bool) -> None:
     """Cut a board's ranges anew while it is in use, and move the players. Run it again to resume."""

@@ -48,6 +48,8 @@ def scrub(data_dir: Path, board: str, period: str | None, players_per_s: int, as
 
 def _told(done: Repairs) -> str:
     looked = f"{done.rows:,} rows and {done.entries:,} directory entries"
+    if done.passed_over:
+        looked += f" ([red]{done.passed_over:,} batches could not be looked at[/]: the log says which)"
     if not done.total and not done.missing:
         return f"[green]Nothing to repair[/]: {looked}."
     return (

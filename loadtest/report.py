@@ -13,6 +13,7 @@ from loadtest.measurements import Kind, latency_of
 from loadtest.plots import Axis, Line, bar_chart, line_chart
 from loadtest.result import PERCENTILES, Result, milliseconds
 from loadtest.verdict import WRITES, Outcome
+from loadtest.workload import Workload
 
 _NINES = ((0.0, "0"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %"), (4.0, "99.99 %"))
 
@@ -37,11 +38,14 @@ h1 { font-size:24px; margin:0 0 4px } h2 { font-size:17px; margin:28px 0 8px } p
 .dim { color:var(--dim) } .good { color:var(--good) } .bad { color:var(--bad) }
 .verdict { margin:16px 0; padding:12px 16px; background:var(--panel); border-left:6px solid var(--good) }
 .verdict.bad { border-color:var(--bad) } .verdict, .verdict.bad { color:inherit }
-.tiles { display:flex; flex-wrap:wrap; gap:12px } .tile { background:var(--panel); padding:10px 16px; min-width:130px }
-.tile b { display:block; font-size:22px }
+.tiles { display:grid; grid-template-columns:repeat(auto-fit, minmax(136px, 1fr)); gap:12px }
+.tile { background:var(--panel); padding:10px 16px }
+.tile b { display:block; font-size:20px; white-space:nowrap }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
 th, td { padding:4px 10px; text-align:right; border-bottom:1px solid var(--line) }
-th { color:var(--dim); font-weight:600 } th:first-child, td:first-child, .words td { text-align:left }
+table + table { margin-top:16px }
+th { color:var(--dim); font-weight:600 }
+th:first-child, td:first-child, .words th, .words td { text-align:left; vertical-align:top }
 svg { width:100%; height:auto; background:var(--panel); margin:4px 0 }
 .label { font:11px system-ui, sans-serif; fill:var(--dim) } .grid { stroke:var(--line); stroke-width:1 }
 .line { fill:none; stroke-width:1.8; stroke-linejoin:round }
@@ -205,8 +209,9 @@ def _settings(result: Result) -> str:
         f"{scenario.submissions_per_s:,.1f}/s, {scenario.batch_share:.0%} in batches of {scenario.batch_size}; "
         f"{scenario.resend_share:.1%} sent a second time, {scenario.absurd_share:.1%} with a score to be refused"
     )
+    processes = "1 process" if measured.processes == 1 else f"{measured.processes} processes"
     generated_by = (
-        f"{measured.processes} processes with {result.connections} connections each for writes and for reads; "
+        f"{processes} with {result.connections} connections each for writes and for reads; "
         f"{generator:.2f} cores busy; late p99 {1000 * (measured.late.percentile(99) or 0):.1f} ms"
     )
     rows = [
@@ -215,12 +220,17 @@ def _settings(result: Result) -> str:
         ("players", f"{scenario.players:,} with heavy-tailed zeal"),
         ("submissions", submissions),
         ("reads", ", ".join(f"{kind} {rate:,.1f}/s" for kind, rate in scenario.read_rates.items()) or "none"),
-        ("a player's day", escape(str(scenario.workload))),
+        ("a player's day", _day(scenario.workload)),
         ("arrival", "open loop, Poisson; latency from the time a request was due"),
         ("generator", generated_by),
         ("machine", escape(result.machine)),
     ]
     return _table(("setting", "value"), rows, words=True)
+
+
+def _day(workload: Workload) -> str:
+    reads = ", ".join(f"{kind} {acts:g}" for kind, acts in workload.reads.items())
+    return f"{workload.matches:g} matches; reads: {reads}; at the peak {workload.peak:g} times the average"
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False) -> str:
@@ -245,4 +255,6 @@ def _nines(percent: float) -> float:
 
 def _ms(kinds: Sequence[Kind]) -> str:
     value = latency_of(kinds).percentile(99)
-    return "none" if value is None else f"{1000 * value:,.1f} ms"
+    if value is None:
+        return "none"
+    return f"{1000 * value:,.0f} ms" if value >= 1 else f"{1000 * value:,.1f} ms"

@@ -49,9 +49,9 @@ class Result:
         yield from sorted(self.measured.kinds.items(), key=lambda item: (order.get(item[0], len(order)), item[0]))
 
     def by_second(self) -> Iterator[tuple[int, dict[str, Kind]]]:
-        """Each second of the load, from 0, with the kinds that had requests due in it."""
-        times = sorted({at for kind in self.measured.kinds.values() for at in kind.seconds})
-        for at in times:
+        """Each second of the load, from 0, with the kinds that had requests due in it; also one without any."""
+        last = max((at for kind in self.measured.kinds.values() for at in kind.seconds), default=-1)
+        for at in range(last + 1):
             yield at, {name: kind for name, kind in self.measured.kinds.items() if at in kind.seconds}
 
 

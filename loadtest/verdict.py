@@ -79,7 +79,7 @@ def _why(outcome: Outcome, broken: list[Criterion], measured: Measurements, proc
     if outcome is Outcome.LEDGER_NOT_CLEAN:
         return f"What counts at the end is not what was sent and answered ({said})."
     if outcome is Outcome.THRESHOLD_MISSED:
-        return f"A threshold was missed ({said})."
+        return f"Outside the limits ({said})."
     notes = "".join(f" {note}." for note in measured.notes)
     return f"The load could not be generated ({said}). {_obstacle(measured, processes)}{notes}"
 
@@ -156,7 +156,7 @@ def _thresholds(measured: Measurements, limits: Limits) -> list[Criterion]:
     for name, kinds, limit_ms in groups:
         p99 = latency_of(kinds).percentile(99)
         if p99 is not None:
-            figure = f"{1000 * p99:.1f} ms"
+            figure = f"{1000 * p99:,.1f} ms"
             criteria.append(
                 Criterion(name, 1000 * p99 <= limit_ms, figure, f"≤ {limit_ms:g} ms", Outcome.THRESHOLD_MISSED)
             )

@@ -6,22 +6,31 @@ Interview, volume 2); the other reads are our assumption, since the textbook has
 """
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 DAY_S = 86_400
 READS = ("rank", "neighbours", "top", "lookup")
+
+_Acts = Annotated[float, Meta(ge=0, le=100_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """Acts of an average player per day, how much busier the busiest time is, and how many more play in a month."""
 
-    matches: float = 10.0  # each ends in one submission; the textbook's ten games a day
-    top: float = 1.0  # looks at the top ten; the textbook's one a day
-    rank: float = 2.0  # looks at one's own rank; assumed
-    neighbours: float = 1.0  # looks at the players around; assumed
-    lookup: float = 0.5  # ranks of a list of friends; assumed
-    peak: float = 5.0  # busiest second / average second; the textbook's
-    monthly: float = 5.0  # players of a month / players of a day; the textbook's 25 million of 5 million
+    matches: Annotated[
+        float, Meta(gt=0, le=100_000, description="a day; each ends in one submission: the textbook's ten")
+    ] = 10.0
+    top: Annotated[_Acts, Meta(description="looks at the top ten a day: the textbook's one")] = 1.0
+    rank: Annotated[_Acts, Meta(description="looks at one's own rank a day; the textbook has none")] = 2.0
+    neighbours: Annotated[_Acts, Meta(description="looks at the players around a day; the textbook has none")] = 1.0
+    lookup: Annotated[_Acts, Meta(description="ranks of a list of friends a day; the textbook has none")] = 0.5
+    peak: Annotated[float, Meta(ge=1, le=1000, description="busiest second / average second: the textbook's")] = 5.0
+    monthly: Annotated[
+        float, Meta(ge=1, le=30, description="players of a month / of a day: the textbook's 25 of 5 million")
+    ] = 5.0
 
     def submissions_per_s(self, players: float, *, peak: bool = True) -> float:
         """Submissions a second of so many daily players."""

@@ -31,6 +31,7 @@ from sqlalchemy import (
     literal,
     select,
     text,
+    tuple_,
 )
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
@@ -42,8 +43,10 @@ from records.periods import month_of
 from records.tables import audit_quarantine, games
 
 #: What a row records: a submission that counted; the taking back of one that was applied twice; a row that was set to
-#: what the audit says. Only submissions make points; the other two say what was done so that it stays so.
-Kind = Literal["submission", "compensation", "repair"]
+#: what the audit says; that a player was taken off the board. Only submissions make points, and only those since the
+#: player's last removal; compensations and repairs say what was done so that it stays so. Before and since go by the
+#: clocks of the shards, as "last" does on a board that sets.
+Kind = Literal["submission", "compensation", "repair", "removal"]
 
 
 class AuditRow(NamedTuple):
@@ -104,13 +107,14 @@ class Folded(NamedTuple):
 class Replayed(NamedTuple):
     """What the audit log has of a player: what a row is rebuilt from.
 
-    `reached_ms`: when the player came to these points (ms since 1970, by the shard's clock). `recent`: event id, value
+    `points`: None for a player who was removed and has submitted nothing since. `reached_ms`: when the player came to
+    these points (ms since 1970, by the shard's clock). `games`: all submissions that counted. `recent`: event id, value
     and time (ms) of the events received lately, None if there are none.
     """
 
     user_id: str
-    points: int
-    reached_ms: int
+    points: int | None
+    reached_ms: int | None
     games: int
     recent: list[list[int]] | None
 
@@ -182,6 +186,7 @@ _SURPLUS = text(
 )
 
 _COUNTS = "submission"
+_REMOVAL = "removal"
 
 # When did a player come to these points? On a board that adds: with the last event that was not nothing, a taking back
 # among them, or with the very first. On one that keeps the best: with the first of the best ones. On one that sets:
@@ -189,32 +194,48 @@ _COUNTS = "submission"
 _RECENT = """
        array_agg(ARRAY[event_id, value, round(extract(epoch FROM received_at) * 1000)::bigint])
            FILTER (WHERE received_at >= :since)"""
-_OURS = "month = :month AND board = :board AND period = :period"
+_OURS = "games.month = :month AND games.board = :board AND games.period = :period"
+# `stands`: nothing before the player's last removal does.
+_EVENTS = "SELECT *, true AS stands FROM games WHERE {ours} AND kind <> 'repair'"
+_EVENTS_SINCE_REMOVALS = """
+SELECT games.*, last.user_id IS NULL
+       OR (games.received_at, string_to_array(games.entry_id, '-')::bigint[], games.entry_item)
+          > (last.received_at, last.entry, last.entry_item) AS stands
+FROM games LEFT JOIN (
+    SELECT DISTINCT ON (user_id) user_id, received_at, string_to_array(entry_id, '-')::bigint[] AS entry, entry_item
+    FROM games WHERE {ours} AND kind = 'removal'
+    ORDER BY user_id, received_at DESC, entry DESC, entry_item DESC
+) AS last ON last.user_id = games.user_id
+WHERE {ours} AND kind <> 'repair'"""
 _REPLAY = {
     "add": """
-SELECT user_id, (sum(value) FILTER (WHERE kind = 'submission'))::bigint,
-       round(extract(epoch FROM coalesce(max(received_at) FILTER (WHERE value <> 0), min(received_at))) * 1000)::bigint,
+SELECT user_id, (sum(value) FILTER (WHERE kind = 'submission' AND stands))::bigint,
+       round(extract(epoch FROM coalesce(max(received_at) FILTER (WHERE value <> 0 AND stands),
+                                         min(received_at) FILTER (WHERE stands))) * 1000)::bigint,
        count(*) FILTER (WHERE kind = 'submission'), {recent}
-FROM games WHERE {ours} AND kind <> 'repair'
+FROM ({events}) AS events
 GROUP BY user_id HAVING count(*) FILTER (WHERE kind = 'submission') > 0""",
     "best": """
-SELECT user_id, {best}(value), round(extract(epoch FROM min(received_at) FILTER (WHERE value = best)) * 1000)::bigint,
-       count(*), {recent}
-FROM (SELECT user_id, event_id, value, received_at, {best}(value) OVER (PARTITION BY user_id) AS best
-      FROM games WHERE {ours} AND kind = 'submission') AS mine
+SELECT user_id, {best}(value) FILTER (WHERE stands),
+       round(extract(epoch FROM min(received_at) FILTER (WHERE stands AND value = best)) * 1000)::bigint,
+       count(*) FILTER (WHERE kind = 'submission'), {recent}
+FROM (SELECT *, {best}(value) FILTER (WHERE stands) OVER (PARTITION BY user_id) AS best
+      FROM ({events}) AS events WHERE kind <> 'compensation') AS mine
 GROUP BY user_id""",
     "set": """
-SELECT user_id, (array_agg(value ORDER BY place DESC))[1],
-       round(extract(epoch FROM max(received_at) FILTER (WHERE differs)) * 1000)::bigint, count(*), {recent}
-FROM (SELECT user_id, event_id, value, received_at, row_number() OVER run AS place,
-             value IS DISTINCT FROM lag(value) OVER run AS differs
-      FROM games WHERE {ours} AND kind = 'submission'
-      WINDOW run AS (PARTITION BY user_id
+SELECT user_id, (array_agg(value ORDER BY place DESC) FILTER (WHERE stands))[1],
+       round(extract(epoch FROM max(received_at) FILTER (WHERE stands AND differs)) * 1000)::bigint,
+       count(*) FILTER (WHERE kind = 'submission'), {recent}
+FROM (SELECT *, row_number() OVER run AS place, value IS DISTINCT FROM lag(value) OVER run AS differs
+      FROM ({events}) AS events WHERE kind <> 'compensation'
+      WINDOW run AS (PARTITION BY user_id, stands
                      ORDER BY received_at, string_to_array(entry_id, '-')::bigint[], entry_item)) AS mine
 GROUP BY user_id""",
 }
 
 _UNHURRIED = text("SET LOCAL statement_timeout = 0")
+# Nobody counts removals, so the planner takes them for one or two, and would go through all of them for every game.
+_NO_LOOPS = text("SET LOCAL enable_nestloop = off")
 _ROWS_A_FETCH = 10_000
 
 
@@ -337,9 +358,10 @@ def fold(engine: Engine, board: str, period: str) -> Iterator[Folded]:
     Streams: the memory it takes does not grow with the board. It is one statement, so it sees the log of one moment;
     it holds a connection until it is exhausted or closed. InvalidRecord if there is no such board or period.
     """
-    statement = _points(_rules(engine, board), period)
+    rules = _rules(engine, board)
     with transaction(engine) as connection:
         connection.execute(_UNHURRIED)
+        statement = _points(rules, period, _standing(connection, board, period))
         rows = connection.execution_options(yield_per=_ROWS_A_FETCH).execute(statement)
         for user_id, points in rows:
             yield Folded(user_id, points)
@@ -348,29 +370,31 @@ def fold(engine: Engine, board: str, period: str) -> Iterator[Folded]:
 def replay(
     engine: Engine, board: str, period: str, *, since: datetime, players: Collection[str] | None = None
 ) -> Iterator[Replayed]:
-    """What rows are rebuilt from, for these players (default: all who have a game); in no order.
+    """What rows are rebuilt from, for these players (default: all who have a submission); in no order.
 
     `since`: how far back `recent` reaches. Streams as `fold` does, and raises what it raises.
     """
     rules = _rules(engine, board)
     best = "max" if rules.order == "desc" else "min"
-    among = _OURS if players is None else _OURS + " AND user_id = ANY(:players)"
-    statement = _REPLAY[rules.operator].format(best=best, recent=_RECENT, ours=among)
+    among = _OURS if players is None else _OURS + " AND games.user_id = ANY(:players)"
     given = {"month": month_of(period), "board": board, "period": period, "since": since}
     if players is not None:
         given["players"] = list(players)
     with transaction(engine) as connection:
         connection.execute(_UNHURRIED)
+        events = _EVENTS_SINCE_REMOVALS if _has_removals(connection, board, period) else _EVENTS
+        statement = _REPLAY[rules.operator].format(best=best, recent=_RECENT, events=events.format(ours=among))
         rows = connection.execution_options(yield_per=_ROWS_A_FETCH).execute(text(statement), given)
         yield from map(Replayed._make, rows)
 
 
 def totals(engine: Engine, board: str, period: str) -> Totals:
-    """A board period as a whole. Reads all of its rows."""
-    folded = _points(_rules(engine, board), period).subquery()
-    sums = select(func.count(), cast(func.coalesce(func.sum(folded.c.points), 0), BigInteger)).select_from(folded)
+    """A board period as a whole. Reads all of its rows. `games` counts all submissions, whoever was removed since."""
+    rules = _rules(engine, board)
     with transaction(engine) as connection:
         connection.execute(_UNHURRIED)
+        folded = _points(rules, period, _standing(connection, board, period)).subquery()
+        sums = select(func.count(), cast(func.coalesce(func.sum(folded.c.points), 0), BigInteger)).select_from(folded)
         players, points = connection.execute(sums).one()
         games_count = connection.execute(
             select(func.count()).where(*_of(board, period), games.c.kind == _COUNTS)
@@ -393,10 +417,11 @@ def has_games(engine: Engine, board: str, period: str) -> bool:
 
 
 def with_games(engine: Engine, board: str, period: str, players: Collection[str]) -> set[str]:
-    """Those of these players who have a submission that counted."""
+    """Those of these players who have a submission that counted, and were not removed since."""
     theirs = games.c.user_id == any_(cast(literal(list(players), ARRAY(Text)), ARRAY(Text)))
-    found = select(games.c.user_id).distinct().where(*_of(board, period), theirs, games.c.kind == _COUNTS)
     with transaction(engine) as connection:
+        counted = (games.c.kind == _COUNTS, *_standing(connection, board, period))
+        found = select(games.c.user_id).distinct().where(*_of(board, period), theirs, *counted)
         return set(connection.scalars(found))
 
 
@@ -407,13 +432,37 @@ def _rules(engine: Engine, board: str) -> Board:
     return rules
 
 
-def _points(board: Board, period: str) -> Select[str, int]:
+def _has_removals(connection: Connection, board: str, period: str) -> bool:
+    """Whether anybody was removed; if so, the rest of the transaction is planned for many of them."""
+    removals = select(games.c.month).where(*_of(board, period), games.c.kind == _REMOVAL)
+    found: bool = connection.execute(select(removals.exists())).scalar_one()
+    if found:
+        connection.execute(_NO_LOOPS)
+    return found
+
+
+def _standing(connection: Connection, board: str, period: str) -> tuple[ColumnElement[bool], ...]:
+    """Which submissions stand: those since the player's last removal. Where nobody was removed, no condition at all."""
+    if not _has_removals(connection, board, period):
+        return ()
+    removal = games.alias("removal")
+    its = removal.c
+    of_player = (its.month == month_of(period), its.board == board, its.period == period, its.kind == _REMOVAL)
+    later = tuple_(*_moment(its)) > tuple_(*_moment(games.c))
+    removed = select(its.month).where(*of_player, its.user_id == games.c.user_id, later).correlate(games).exists()
+    return (~removed,)
+
+
+def _moment(rows: Any) -> tuple[ColumnElement[Any], ...]:
+    """What orders the events of a player. Entry ids are pairs of numbers: as texts, 1-10 would come before 1-9."""
+    return rows.received_at, cast(func.string_to_array(rows.entry_id, "-"), ARRAY(BigInteger)), rows.entry_item
+
+
+def _points(board: Board, period: str, standing: Sequence[ColumnElement[bool]]) -> Select[str, int]:
     rows = games.c
-    ours = (*_of(board.name, period), rows.kind == _COUNTS)
+    ours = (*_of(board.name, period), rows.kind == _COUNTS, *standing)
     if board.operator == "set":
-        # Entry ids are pairs of numbers: as texts, 1-10 would come before 1-9.
-        entry = cast(func.string_to_array(rows.entry_id, "-"), ARRAY(BigInteger))
-        last = (rows.user_id, rows.received_at.desc(), entry.desc(), rows.entry_item.desc())
+        last = (rows.user_id, *(part.desc() for part in _moment(rows)))
         value = rows.value.label("points")
         return select(rows.user_id, value).where(*ours).order_by(*last).ext(distinct_on(rows.user_id))
     best = func.max if board.order == "desc" else func.min

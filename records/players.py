@@ -9,16 +9,31 @@ import secrets
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict
 from uuid import uuid4
 
-from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, Text, any_, cast, insert, literal, select, text
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Engine,
+    Text,
+    any_,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy import update as update_rows
+from sqlalchemy.dialects.postgresql import insert as insert_rows
 
 from records.engine import reading, transaction
 from records.errors import InvalidRecord
-from records.tables import users
+from records.tables import erasures, users, visibility_changes
 
 MOST_AT_ONCE = 10_000
 NAME_LENGTH = 64
@@ -37,7 +52,7 @@ _CONTROL = {"Cc", "Cs", "Zl", "Zp"}
 class NewPlayer:
     """A player to be. Without an id, one is made (a random UUID); without a display name, it is the username.
 
-    `country` is two capital letters (ISO 3166-1). Hidden players are ranked and not shown.
+    `country` is two capital letters (ISO 3166-1). Hidden players collect points, and are left out of every ranking.
     """
 
     username: str
@@ -89,6 +104,30 @@ _CREATE = text(
     ON CONFLICT DO NOTHING
     RETURNING id, username
     """
+)
+
+
+# Periods that are not at rest wait. The event id is made of the match id, so it would lead back to whoever knows that.
+_FORGET = (
+    text(
+        """
+        UPDATE games SET user_id = :pseudonym, match_id = '', request_id = NULL,
+                         event_id = ('x' || substr(md5(gen_random_uuid()::text), 1, 16))::bit(64)::bigint
+        WHERE user_id = :id AND (board, period) NOT IN
+              (SELECT * FROM unnest(CAST(:boards AS text[]), CAST(:periods AS text[])))
+        """
+    ),
+    text(
+        """
+        UPDATE leaderboard_snapshots SET user_id = :pseudonym
+        WHERE user_id = :id AND (board, period) NOT IN
+              (SELECT * FROM unnest(CAST(:boards AS text[]), CAST(:periods AS text[])))
+        """
+    ),
+)
+_NAMED = (
+    text("SELECT EXISTS (SELECT FROM games WHERE user_id = :id)"),
+    text("SELECT EXISTS (SELECT FROM leaderboard_snapshots WHERE user_id = :id)"),
 )
 
 
@@ -162,6 +201,14 @@ def existing(engine: Engine, ids: Collection[str]) -> set[str]:
         return _existing(connection, ids)
 
 
+def hidden_among(engine: Engine, ids: Collection[str]) -> set[str]:
+    """Those of these ids that are a hidden player's, in one query."""
+    if not ids:
+        return set()
+    with reading(engine) as connection:
+        return set(connection.scalars(select(users.c.id).where(_id_among(ids), users.c.hidden)).all())
+
+
 def page(engine: Engine, *, after: str = "", prefix: str = "", limit: int = 50) -> list[Player]:
     """Players by username, from the first one after `after` on; only those whose username begins with `prefix`."""
     following = select(users).where(users.c.username > after).order_by(users.c.username).limit(limit)
@@ -172,14 +219,88 @@ def page(engine: Engine, *, after: str = "", prefix: str = "", limit: int = 50) 
 
 
 def update(engine: Engine, player_id: str, changes: PlayerChanges) -> Player | None:
-    """Change a player; None if there is none of that id. Conflict and InvalidRecord name the field."""
+    """Change a player; None if there is none of that id. Conflict and InvalidRecord name the field.
+
+    That a player is hidden, or no more, is kept for a while (`visibility_changes`), until all boards have heard of it.
+    """
     _check(changes)
     if not changes:
         return get(engine, player_id)
     change = update_rows(users).where(users.c.id == player_id).values(**changes).returning(users)
     with transaction(engine) as connection:
         row = connection.execute(change).mappings().one_or_none()
+        if row is not None and "hidden" in changes:
+            noted = insert_rows(visibility_changes).values(user_id=player_id, changed_at=func.clock_timestamp())
+            now = {"changed_at": noted.excluded.changed_at}
+            connection.execute(noted.on_conflict_do_update(index_elements=["user_id"], set_=now))
     return None if row is None else Player(**row)
+
+
+def erase(engine: Engine, player_id: str) -> bool:
+    """Erase the person; False if there is no player of that id, and none who is being erased.
+
+    Who is to be forgotten stays written down (`erasures`) until nothing else names them.
+    """
+    pseudonym = f"erased-{secrets.token_hex(12)}"
+    with transaction(engine) as connection:
+        erased = connection.execute(delete(users).where(users.c.id == player_id)).rowcount
+        if erased:
+            row = insert_rows(erasures).values(user_id=player_id, pseudonym=pseudonym)
+            connection.execute(row.on_conflict_do_nothing())
+            connection.execute(delete(visibility_changes).where(visibility_changes.c.user_id == player_id))
+            return True
+        asked = select(erasures.c.user_id).where(erasures.c.user_id == player_id)
+        return connection.execute(asked).one_or_none() is not None
+
+
+def erasures_pending(engine: Engine, *, most: int) -> list[str]:
+    """Who is being erased, the longest ago first."""
+    oldest = select(erasures.c.user_id).order_by(erasures.c.asked_at).limit(most)
+    with reading(engine) as connection:
+        return list(connection.scalars(oldest))
+
+
+def forget(engine: Engine, player_id: str, *, keep: Collection[tuple[str, str]]) -> bool:
+    """Give the records of an erased player to their pseudonym; whether nothing names the player any more.
+
+    Games keep value, time and place; who, in which match and by which request is gone. `keep`: boards and periods that
+    are not at rest, whose records have to wait.
+    """
+    among = erasures.c.user_id == player_id
+    waiting = {"boards": [board for board, _ in keep], "periods": [period for _, period in keep]}
+    with transaction(engine) as connection:
+        pseudonym = connection.execute(select(erasures.c.pseudonym).where(among).with_for_update()).scalar_one_or_none()
+        if pseudonym is None:
+            return True
+        given = {"id": player_id, "pseudonym": pseudonym, **waiting}
+        for statement in _FORGET:
+            connection.execute(statement, given)
+        left = any(connection.execute(statement, {"id": player_id}).scalar_one() for statement in _NAMED)
+        if not left:
+            connection.execute(delete(erasures).where(among))
+        return not left
+
+
+def visibility_changed(engine: Engine, *, most: int) -> dict[str, bool]:
+    """Players who were hidden (True) or shown again (False) lately, the longest ago first. Who was erased is shown."""
+    changed = visibility_changes.c
+    lately = (
+        select(changed.user_id, func.coalesce(users.c.hidden, False).label("hidden"))
+        .select_from(visibility_changes.outerjoin(users, users.c.id == changed.user_id))
+        .order_by(changed.changed_at)
+        .limit(most)
+    )
+    with reading(engine) as connection:
+        return {row.user_id: row.hidden for row in connection.execute(lately)}
+
+
+def visibility_settled(engine: Engine, ids: Collection[str], *, after_s: float) -> None:
+    """Let go of changes of these players that are older than this: everybody has heard of them."""
+    changed = visibility_changes.c
+    among = changed.user_id == any_(cast(literal(list(ids), ARRAY(Text)), ARRAY(Text)))
+    old = changed.changed_at < func.now() - timedelta(seconds=after_s)
+    with transaction(engine) as connection:
+        connection.execute(delete(visibility_changes).where(among, old))
 
 
 def canonical_id(player_id: str) -> str:

@@ -43,6 +43,15 @@ users = Table(
     Column("country", _word),
     Column("hidden", Boolean, nullable=False, server_default=text("false")),
     Column("created_at", _moment, nullable=False, server_default=func.now()),
+    Index("users_hidden_idx", "id", postgresql_where=text("hidden")),
+)
+
+#: Who was hidden or shown again lately: boards are held to it until nobody can have missed it.
+visibility_changes = Table(
+    "visibility_changes",
+    metadata,
+    Column("user_id", _word, primary_key=True),
+    Column("changed_at", _moment, nullable=False, server_default=func.now()),
 )
 
 boards = Table(
@@ -79,7 +88,17 @@ games = Table(
     Column("match_id", _word, nullable=False),
     Column("request_id", _word),
     PrimaryKeyConstraint("user_id", "board", "period", "event_id", "month"),
+    Index("games_removals_idx", "board", "period", "user_id", postgresql_where=text("kind = 'removal'")),
     postgresql_partition_by="RANGE (month)",
+)
+
+#: Erasures under way: who is to be forgotten, and the name that is to stand in the audit instead.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("user_id", _word, primary_key=True),
+    Column("pseudonym", _word, nullable=False, unique=True),
+    Column("asked_at", _moment, nullable=False, server_default=func.now()),
 )
 
 audit_quarantine = Table(

@@ -6,14 +6,18 @@ process with one sentence that names the variable. `docs/settings.md` is generat
 """
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import fields
 
 PREFIX = "RANGEBOARD_"
+
+_ADDRESS = re.compile(r"[^\s,:/@]+:[1-9][0-9]{0,4}|\[[0-9a-fA-F:]+\]:[1-9][0-9]{0,4}")
 
 
 class SettingsError(ValueError):
@@ -128,10 +132,57 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     if unknown := sorted(set(given) - known):
         raise SettingsError(f"{PREFIX}{unknown[0].upper()} is not a setting; docs/settings.md lists them")
     try:
-        return msgspec.convert(given, Settings, strict=False)
+        settings = msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         raise SettingsError(f"{PREFIX}{path.rstrip('`').upper()}: {reason}") from error
+    for name, fits, wanted in _rules(settings):
+        if not fits:
+            raise SettingsError(f"{PREFIX}{name.upper()}: {wanted}")
+    return settings
+
+
+def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    """What no type says: the setting, whether it fits, and what is wanted. Also what contradicts another setting."""
+    nodes = settings.redis_nodes.split(",")
+    broker = urlsplit(settings.broker_url)
+    dsn = settings.postgres_dsn
+    yield "redis_nodes", all(map(_ADDRESS.fullmatch, nodes)), "wanted are addresses as host:port,host:port"
+    yield (
+        "broker_url",
+        broker.scheme in {"redis", "rediss"} and bool(broker.netloc),
+        "wanted is a URL as redis://host:port/0",
+    )
+    yield (
+        "broker_url",
+        broker.netloc.rpartition("@")[2] not in nodes,
+        f"this is a node of the cluster ({PREFIX}REDIS_NODES); Celery needs a Redis of its own",
+    )
+    yield (
+        "postgres_dsn",
+        dsn.startswith(("postgresql://", "postgres://")) or "=" in dsn,
+        "wanted is a URL as postgresql://user@host:port/database",
+    )
+    yield (
+        "metrics_port",
+        not settings.metrics_port or settings.metrics_port != settings.api_port,
+        f"this is the port of the API ({PREFIX}API_PORT)",
+    )
+    yield (
+        "ack_timeout_ms",
+        settings.ack_timeout_ms < settings.request_deadline_ms,
+        f"a request is over before ({PREFIX}REQUEST_DEADLINE_MS={settings.request_deadline_ms})",
+    )
+    yield (
+        "without_replicas",
+        settings.without_replicas != "refuse" or settings.ack_replicas > 0,
+        f"nothing can be refused for want of replicas when none is waited for ({PREFIX}ACK_REPLICAS=0)",
+    )
+    yield (
+        "directory_buckets",
+        settings.directory_buckets >= settings.directory_partitions,
+        f"there must be one for each partition at least ({PREFIX}DIRECTORY_PARTITIONS={settings.directory_partitions})",
+    )
 
 
 def table() -> str:

@@ -48,6 +48,11 @@ class Coalescer:
         self._lock = threading.Lock()
         self._has_leader = False
 
+    @property
+    def waiting(self) -> int:
+        """How many submissions wait for a call to leave in."""
+        return len(self._queue)
+
     def submit(self, submission: Submission, deadline: Deadline) -> Written:
         """What became of the submission. Overloaded if too many are waiting."""
         me = _Waiting(submission, deadline)

@@ -38,9 +38,13 @@ VERSION = 1
 PAYLOAD_VERSION = 1
 LIBRARY_NAME = f"rangeboard_{VERSION}"
 #: In this order: what a file uses stands in one before it.
-_SOURCES = ("prelude", "apply", "handoff", "directory", "head", "read", "lifecycle", "scrub")
+_SOURCES = ("prelude", "apply", "handoff", "aside", "directory", "head", "read", "strays", "lifecycle", "scrub")
+#: Those that are called with a shard's keys and change nothing.
+READ_FUNCTIONS = frozenset({"rb1_find", "rb1_scan", "rb1_strays"})
 #: Submissions, or players, in one call: it holds a node for less than 2 ms, and stays far from the limit of `unpack`.
 SLICE = 1000
+#: Players in one call of a step of the handoff: that too holds a node for less than 2 ms.
+MOVE_SLICE = 250
 
 
 @cache
@@ -51,7 +55,7 @@ def library_code() -> str:
 
 
 class Code(IntEnum):
-    """What a shard did with a submission, or knows of a player. Mirrors apply.lua and read.lua."""
+    """What a shard did with a submission, or knows of a player. Mirrors apply.lua, read.lua and aside.lua."""
 
     APPLIED = 1
     DUPLICATE = 2
@@ -59,6 +63,25 @@ class Code(IntEnum):
     GONE = 4
     UNKNOWN = 5
     REFUSED = 6
+    HIDDEN = 7
+    REMOVED = 8
+
+
+class May(IntEnum):
+    """What a writer may do for a player who has no row. Mirrors apply.lua."""
+
+    NOTHING = 0
+    #: create it: the writer's own claim is in the directory, and a replica has it
+    CREATE = 1
+    #: begin anew where the player was removed: the player is still known
+    BEGIN_ANEW = 2
+    CREATE_HIDDEN = 3
+    BEGIN_ANEW_HIDDEN = 4
+
+    @property
+    def hidden(self) -> "May":
+        """The same, for a hidden player."""
+        return May(self + 2) if self in {May.CREATE, May.BEGIN_ANEW} else self
 
 
 #: The state of a shard whose period is over: it takes no submissions any more, and is about to be archived.
@@ -146,17 +169,18 @@ class Payload(NamedTuple):
     packed: int
     epoch: int
     target: int
+    is_hidden: bool = False
 
 
 def read_payload(payload: bytes) -> Payload:
     """The part of a payload that routing needs (lua/handoff.lua packs it). ShardUnavailable if its form is unknown."""
     try:
-        version, packed, epoch, target, *_ = msgpack.unpackb(payload, raw=True)
+        version, packed, epoch, target, _window, _recent, _before, *hidden = msgpack.unpackb(payload, raw=True)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise ShardUnavailable("the player is on a move that cannot be read") from error
     if version != PAYLOAD_VERSION:
         raise ShardUnavailable(f"the player is on a move of version {version}, which this process does not know")
-    return Payload(int(packed), epoch, target)
+    return Payload(int(packed), epoch, target, bool(hidden))
 
 
 def read_tombstone(entry: bytes) -> tuple[int, int]:
@@ -174,13 +198,13 @@ class ShardCall(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """One submission as rb1_apply takes it. `may_create`: this caller may create the player's row."""
+    """One submission as rb1_apply takes it."""
 
     member: Member
     value: int
     event: bytes
     note: Note
-    may_create: bool = False
+    may: May = May.NOTHING
 
 
 class ApplyMode(IntEnum):
@@ -195,10 +219,10 @@ class ApplyMode(IntEnum):
 def apply_call(keys: ShardKeys, asked: Sequence[Asked], *, outbox_limit: int, mode: ApplyMode) -> ShardCall:
     """The call that applies submissions to a shard."""
     flat = [part for one in asked for part in one[:3]]
-    creators = "".join("1" if one.may_create else "0" for one in asked) if any(one.may_create for one in asked) else ""
+    permissions = "".join(str(int(one.may)) for one in asked) if any(one.may for one in asked) else ""
     # Lua's msgpack knows only the older form, in which bytes and text are one.
     packed = msgpack.packb(flat, use_bin_type=False)
-    args = (outbox_limit, int(mode), creators, packed, pack_notes(one.note for one in asked))
+    args = (outbox_limit, int(mode), permissions, packed, pack_notes(one.note for one in asked))
     return ShardCall(keys, "rb1_apply", args)
 
 
@@ -222,7 +246,7 @@ class Functions:
         """The answers of shards; `fence`: wait until replicas have what was written (`Answer.confirmed`)."""
         answers = self._execute([self._named(call, recent_ms) for call in calls], deadline, fence)
         for index, answer in enumerate(answers):
-            refused = _refused(answer.error)
+            refused = refusal_of(answer.error)
             if refused is not None and refused.code == "RBWINDOW":
                 self._clock_ahead_ms = int(refused.words) - time.time() * 1000
                 again = self._execute([self._named(calls[index], recent_ms)], deadline, fence)[0]
@@ -251,8 +275,9 @@ class Functions:
     def _named(self, call: ShardCall, recent_ms: int) -> Call:
         windows = windows_at(int(time.time() * 1000 + self._clock_ahead_ms), recent_ms)
         keys = call.keys.for_function(windows)
+        command = "FCALL_RO" if call.function in READ_FUNCTIONS else "FCALL"
         return Call(
-            call.keys.slot, ("FCALL", call.function, len(keys), *keys, windows.recent, windows.gone, *call.args)
+            call.keys.slot, (command, call.function, len(keys), *keys, windows.recent, windows.gone, *call.args)
         )
 
 
@@ -275,7 +300,7 @@ def map_version(reply: list[Any]) -> int:
 
 
 def pairs(reply: list[Any]) -> Iterator[tuple[int, bytes]]:
-    """The answers of rb1_depart and rb1_find, code and detail per player."""
+    """The answers of rb1_depart, rb1_find, rb1_remove and rb1_hide: code and detail per player."""
     return zip(*[iter(reply[1:])] * 2, strict=True)
 
 
@@ -285,9 +310,14 @@ def arrivals(reply: list[Any]) -> Iterator[Arrival]:
 
 
 def strays(reply: list[Any]) -> Iterator[Stray]:
-    """The players listed by rb1_strays."""
-    for member, epoch, packed, payload in zip(*[iter(reply[1:])] * 4, strict=True):
+    """The players listed by rb1_strays and rb1_comb."""
+    for member, epoch, packed, payload in zip(*[iter(reply[2:])] * 4, strict=True):
         yield Stray(Member(member), epoch, int(packed), payload)
+
+
+def is_to_be_combed(reply: list[Any]) -> bool:
+    """Whether rb1_strays or rb1_comb says that a shard may have more strays, by their hash, than it could list."""
+    return bool(reply[1])
 
 
 # -- errors
@@ -297,9 +327,11 @@ def strays(reply: list[Any]) -> Iterator[Stray]:
 _BEFORE_RUNNING = {"BUSY", "MISCONF", "NOPERM", "NOREPLICAS"}
 
 
-def _refused(error: LeaderboardError | None) -> Refused | None:
+def refusal_of(error: LeaderboardError | None) -> Refused | None:
     """The refusal behind an error, also where an earlier sending of the call leaves the outcome unknown."""
-    cause = error.__cause__ if isinstance(error, ShardOutcomeUnknown) else error
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Refused):
+        cause = cause.__cause__
     return cause if isinstance(cause, Refused) else None
 
 

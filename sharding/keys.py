@@ -59,8 +59,13 @@ class ShardKeys:
         """Hash, member to payload: players on their way out, frozen and unranked."""
         return self.prefix + "leaving"
 
+    @property
+    def aside(self) -> str:
+        """Sorted set beside the ranking: hidden players with their packed scores, and the marks of removed ones."""
+        return self.prefix + "aside"
+
     def for_function(self, windows: Windows) -> tuple[str, ...]:
-        """The nine keys that a shard's functions take, in their order (lua/prelude.lua)."""
+        """The ten keys that a shard's functions take, in their order (lua/prelude.lua)."""
         prefix = self.prefix
         return (
             prefix + "rows",
@@ -72,6 +77,7 @@ class ShardKeys:
             f"{prefix}gone:{windows.gone - 1}",
             prefix + "outbox",
             prefix + "head",
+            prefix + "aside",
         )
 
 

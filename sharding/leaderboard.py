@@ -6,21 +6,22 @@ finds their current map, and leaves the work to the modules named for it.
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
 
-from runtime import failpoints
+from runtime import failpoints, metrics
 from runtime.deadlines import Deadline
 from runtime.gathering import Gathering, TooLate
 from runtime.settings import Settings
-from sharding.boards import Board, BoardPeriod
+from sharding.aside import Aside, Removal
+from sharding.boards import BoardPeriod
 from sharding.cluster.client import Call, ClusterClient
 from sharding.coalescer import Coalescer
 from sharding.cursors import Cursors
 from sharding.directory import Directory
-from sharding.errors import LeaderboardError, ShardUnavailable
+from sharding.errors import LeaderboardError, NotOnBoard, PeriodClosed, ShardUnavailable, UnknownBoard
 from sharding.functions import ApplyMode, Functions, library_code
 from sharding.handoff.mover import Mover
 from sharding.lifecycle import Lifecycle
@@ -35,7 +36,7 @@ from sharding.shard_map import ShardMap
 from sharding.submissions import RankMode, Result, Submission
 from sharding.tops import LENGTH as TOP_LENGTH
 from sharding.tops import Tops
-from sharding.writer import Writer, Written
+from sharding.writer import HiddenPlayers, KnownPlayers, Writer, Written, nobody
 
 __all__ = [
     "TOP_LENGTH",
@@ -43,6 +44,7 @@ __all__ = [
     "Page",
     "RankMode",
     "RankStyle",
+    "Removal",
     "Result",
     "Row",
     "ShardView",
@@ -98,7 +100,11 @@ class Leaderboard:
     """All boards of one cluster."""
 
     def __init__(
-        self, settings: Settings, client: ClusterClient, known_players: Callable[..., Collection[PlayerId]]
+        self,
+        settings: Settings,
+        client: ClusterClient,
+        known_players: KnownPlayers,
+        hidden_players: HiddenPlayers = nobody,
     ) -> None:
         self.client = client
         self.functions = Functions(
@@ -120,8 +126,10 @@ class Leaderboard:
             self.directory,
             self.mover,
             known_players,
+            hidden_players,
             outbox_limit=settings.outbox_limit,
         )
+        self._aside = Aside(self.functions, self.directory, self.mover, outbox_limit=settings.outbox_limit)
         self._coalescers: dict[BoardPeriod, Coalescer] = {}
         self._askings: dict[BoardPeriod, Gathering[PlayerId, Standing | LeaderboardError]] = {}
         self._counts: dict[BoardPeriod, _Counts] = {}
@@ -131,11 +139,11 @@ class Leaderboard:
 
     @classmethod
     def connect(
-        cls, settings: Settings, *, known_players: Callable[[Board, Sequence[PlayerId]], Collection[PlayerId]]
+        cls, settings: Settings, *, known_players: KnownPlayers, hidden_players: HiddenPlayers = nobody
     ) -> Self:
         """`known_players`: which of these players exist; asked once for players that a board does not know yet.
 
-        Where the board's registration is open, it makes them exist.
+        Where the board's registration is open, it makes them exist. `hidden_players`: which of them are hidden.
         """
         failpoints.arm(settings.failpoints)
         client = ClusterClient(
@@ -144,7 +152,7 @@ class Leaderboard:
             connections=settings.node_connections,
             library=library_code,
         )
-        return cls(settings, client, known_players)
+        return cls(settings, client, known_players, hidden_players)
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
@@ -176,11 +184,58 @@ class Leaderboard:
         """Take back what was applied twice, by submissions that also a frozen shard and a full outbox take."""
         return [one.result for one in self._writer.write(shard_map, submissions, deadline, mode=ApplyMode.SETTLE)]
 
+    # -- off the board
+
+    def remove(self, name: BoardPeriod, removal: Submission, deadline: Deadline) -> Removal:
+        """Take a player off a board, at once; the same removal again changes nothing. NotOnBoard if there is no row."""
+        removed = self._aside.remove(self.maps.current(name, deadline), removal, deadline)
+        self._tops.forget(name)
+        return removed
+
+    def hide(self, name: BoardPeriod, wanted: Mapping[PlayerId, bool], deadline: Deadline) -> None:
+        """Keep players out of every read of a board, or show them again; raises what keeps one of them from it."""
+        failed = self._aside.hide(self.maps.current(name, deadline), wanted, deadline)
+        self._tops.forget(name)
+        for error in failed.values():
+            raise error
+
+    def remove_everywhere(
+        self, names: Iterable[BoardPeriod], removal: Submission, deadline: Deadline
+    ) -> tuple[list[BoardPeriod], list[BoardPeriod]]:
+        """Take a player off all of these boards that are open; those it was on, and those that are closed already."""
+        removed, closed = [], []
+        for name in names:
+            try:
+                self.remove(name, removal, deadline)
+                removed.append(name)
+            except (UnknownBoard, NotOnBoard):
+                continue
+            except PeriodClosed:
+                closed.append(name)
+        return removed, closed
+
+    def hide_everywhere(
+        self, names: Iterable[BoardPeriod], wanted: Mapping[PlayerId, bool], deadline: Deadline
+    ) -> None:
+        """Hide players on all of these boards that are open, or show them. One that cannot does not keep the others."""
+        failed: LeaderboardError | None = None
+        for name in names:
+            try:
+                self.hide(name, wanted, deadline)
+            except (UnknownBoard, PeriodClosed):
+                continue
+            except LeaderboardError as error:
+                failed = error
+        if failed is not None:
+            raise failed
+
     def _coalescer(self, name: BoardPeriod) -> Coalescer:
         coalescer = self._coalescers.get(name)
         if coalescer is None:
 
             def write(submissions: Sequence[Submission], deadline: Deadline) -> list[Written]:
+                metrics.coalesced_submissions.observe(len(submissions))
+                metrics.coalescer_waiting.set(sum(one.waiting for one in self._coalescers.values()))
                 return self._write(name, submissions, deadline, ApplyMode.TELL_PLACES)
 
             with self._lock:
@@ -260,10 +315,19 @@ class Leaderboard:
         return self._cursors.write(name, page.placed[-1])
 
     def between(
-        self, name: BoardPeriod, lowest: int | None, highest: int | None, offset: int, limit: int, deadline: Deadline
+        self,
+        name: BoardPeriod,
+        lowest: int | None,
+        highest: int | None,
+        offset: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        partial: bool = False,
     ) -> Page:
         """The players with lowest <= points <= highest, from the `offset`-th of them on, with their ranks."""
-        return self.reader.between(self.maps.current(name, deadline), lowest, highest, offset, limit, deadline)
+        shard_map = self.maps.current(name, deadline)
+        return self.reader.between(shard_map, lowest, highest, offset, limit, deadline, partial=partial)
 
     def around_score(
         self, name: BoardPeriod, points: int, limit: int, deadline: Deadline, *, partial: bool = False
@@ -309,14 +373,19 @@ class Leaderboard:
         shard_map = self.maps.current(name, deadline)
         return self.reader.surrounding(shard_map, player, each_side, deadline, partial=partial)
 
-    def restyled(self, name: BoardPeriod, rows: Sequence[Row], style: RankStyle, deadline: Deadline) -> list[int]:
-        """The ranks of rows (in rank order) in another style. OutOfBounds where that would cost too much."""
+    def restyled(
+        self, name: BoardPeriod, rows: Sequence[Row], style: RankStyle, deadline: Deadline, *, partial: bool = False
+    ) -> list[int]:
+        """The ranks of rows (in rank order) in another style. OutOfBounds where that would cost too much.
+
+        `partial`: the rows were told to be of a part, so that these ranks may be too.
+        """
         if style is RankStyle.ORDINAL:
             return [row.rank for row in rows]
         shard_map = self.maps.current(name, deadline)
         if style is RankStyle.COMPETITION:
-            return self.reader.competition_ranks(shard_map, rows, deadline)
-        return self.reader.dense_ranks(shard_map, rows, deadline)
+            return self.reader.competition_ranks(shard_map, rows, deadline, partial=partial)
+        return self.reader.dense_ranks(shard_map, rows, deadline, partial=partial)
 
     def stats(self, name: BoardPeriod, deadline: Deadline) -> Stats:
         """The board at a glance."""

@@ -22,7 +22,7 @@ from sharding.keys import map_key
 from sharding.maps import Maps
 from sharding.merge import Placed
 from sharding.players import Member
-from sharding.scores import PackedScore
+from sharding.scores import PackedScore, best_of_points
 from sharding.shard_map import ShardMap
 from sharding.submissions import Submission, pack_notes
 
@@ -36,13 +36,26 @@ _SET = 1
 
 
 class LoadedRow(NamedTuple):
-    """A row as it is put into a shard. `recent` and `before`: its events of a window, and of the one before."""
+    """A row as it is put into a shard. `recent` and `before`: its events of a window, and of the one before.
+
+    Without a packed score it is the mark of a player who was removed.
+    """
 
     member: Member
-    packed: PackedScore
+    packed: PackedScore | None
     epoch: int = FIRST_EPOCH
     recent: bytes = b""
     before: bytes = b""
+    hidden: bool = False
+
+    def home(self, shard_map: ShardMap) -> int:
+        """The shard where it belongs; a mark, where somebody without points would be."""
+        packed = best_of_points(0, shard_map.board.order) if self.packed is None else self.packed
+        return shard_map.shard_for(packed, self.member)
+
+    def flat(self) -> Iterator[object]:
+        """What the shard is told of it."""
+        yield from (self.member, _or_none(self.packed), self.epoch, self.recent, self.before, int(self.hidden))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +139,7 @@ class Lifecycle:
         calls = []
         for shard in chosen:
             keys = shard_map.keys(shard)
-            calls.append(Call(keys.slot, ("UNLINK", keys.rows, keys.epochs, keys.leaving, keys.outbox)))
+            calls.append(Call(keys.slot, ("UNLINK", keys.rows, keys.aside, keys.epochs, keys.leaving, keys.outbox)))
         for answer in self._functions.on_keys(calls, deadline):
             _value(answer)
         if shards is None:
@@ -144,7 +157,7 @@ class Lifecycle:
             ShardCall(
                 shard_map.keys(shard),
                 "rb1_load",
-                (window, *(item for row in its for item in row)),
+                (window, *(item for row in its for item in row.flat())),
             )
             for shard, its in slices
         ]
@@ -177,41 +190,38 @@ class Lifecycle:
                 done[index] = repaired == _SET
         return done
 
-    def forget(self, shard_map: ShardMap, entries: Mapping[Member, Entry], deadline: Deadline) -> None:
-        """Take players who have no row out of the directory, unless their entries are others by now."""
-        calls = []
-        for member, entry in entries.items():
-            slot, key = shard_map.directory.bucket(member)
-            calls.append(on_bucket("rb1_forget", slot, [key], (member, f"{entry.shard}:{entry.epoch}")))
-        answers = self._functions.on_keys(calls, deadline, fence=True)
-        for answer in answers:
-            _value(answer)
-
     # -- reading all of it
 
     def holders(
         self, shard_map: ShardMap, members: Sequence[Member], shards: Sequence[int], deadline: Deadline
     ) -> dict[Member, Entry]:
-        """Which of these shards have a row of these players, or have them on the way out, and under which epoch."""
+        """Which of these shards have a row or mark of these players, or have them on the way out, and the epoch."""
         calls = []
         for shard in shards:
             keys = shard_map.keys(shard)
             calls.append(Call(keys.slot, ("ZMSCORE", keys.rows, *members)))
+            calls.append(Call(keys.slot, ("ZMSCORE", keys.aside, *members)))
             calls.append(Call(keys.slot, ("HMGET", keys.leaving, *members)))
             calls.append(Call(keys.slot, ("HMGET", keys.epochs, *members)))
         replies = map(_value, self._functions.on_keys(calls, deadline))
         found: dict[Member, Entry] = {}
-        for shard, *told in zip(shards, replies, replies, replies, strict=True):
-            for member, packed, payload, epoch in zip(members, *told, strict=True):
-                if packed is not None or payload is not None:
+        for shard, *told in zip(shards, replies, replies, replies, replies, strict=True):
+            for member, packed, aside, payload, epoch in zip(members, *told, strict=True):
+                if packed is not None or aside is not None or payload is not None:
                     found[member] = Entry(shard, read_payload(payload).epoch if payload else int(epoch or FIRST_EPOCH))
         return found
 
     def size(self, shard_map: ShardMap, range_at: int, deadline: Deadline) -> int:
-        """How many rows the shards of a range hold."""
+        """How many rows the shards of a range hold, hidden players left out."""
         keys = [shard_map.keys(shard) for shard in shard_map.ranges[range_at].shards]
         answers = self._functions.on_keys([Call(key.slot, ("ZCARD", key.rows)) for key in keys], deadline)
         return sum(int(_value(answer)) for answer in answers)
+
+    def hidden_size(self, shard_map: ShardMap, deadline: Deadline) -> int:
+        """How many rows of hidden players there are."""
+        keys = [shard_map.keys(shard) for shard in shard_map.shards()]
+        calls = [Call(key.slot, ("ZCOUNT", key.aside, "-inf", "(+inf")) for key in keys]
+        return sum(int(_value(answer)) for answer in self._functions.on_keys(calls, deadline))
 
     def ranking(self, shard_map: ShardMap, range_at: int) -> Iterator[list[Placed]]:
         """The rows of a range in rank order, some thousands at a time. Only of a board at rest: it reads by place."""
@@ -228,18 +238,39 @@ class Lifecycle:
         for shard in shard_map.shards():
             for chunk in self._chunks(shard_map, shard):
                 yield shard, chunk
+        yield from self.hidden(shard_map)
+
+    def hidden(self, shard_map: ShardMap) -> Iterator[tuple[int, list[Placed]]]:
+        """The rows of hidden players with their shards, some thousands at a time."""
+        for shard in shard_map.shards():
+            for chunk in self._beside(shard_map, shard):
+                yield shard, chunk
 
     def _chunks(self, shard_map: ShardMap, shard: int) -> Iterator[list[Placed]]:
         keys, start = shard_map.keys(shard), 0
         while True:
             call = Call(keys.slot, ("ZRANGE", keys.rows, start, start + CHUNK - 1, "WITHSCORES"))
-            flat = _value(self._functions.on_keys([call], Deadline.after(_STEP_S))[0])
-            if flat:
-                packed = map(int, map(float, flat[1::2]))
-                yield list(map(Placed, map(PackedScore, packed), map(Member, flat[::2])))
-            if len(flat) < 2 * CHUNK:
+            if chunk := self._placed(call):
+                yield chunk
+            if len(chunk) < CHUNK:
                 return
             start += CHUNK
+
+    def _beside(self, shard_map: ShardMap, shard: int) -> Iterator[list[Placed]]:
+        """The rows of a shard's hidden players; the marks of removed ones stand behind them, at infinity."""
+        keys, start = shard_map.keys(shard), 0
+        while True:
+            words = ("ZRANGE", keys.aside, "-inf", "(+inf", "BYSCORE", "LIMIT", start, CHUNK, "WITHSCORES")
+            if chunk := self._placed(Call(keys.slot, words)):
+                yield chunk
+            if len(chunk) < CHUNK:
+                return
+            start += CHUNK
+
+    def _placed(self, call: Call) -> list[Placed]:
+        flat = _value(self._functions.on_keys([call], Deadline.after(_STEP_S))[0])
+        packed = map(int, map(float, flat[1::2]))
+        return list(map(Placed, map(PackedScore, packed), map(Member, flat[::2])))
 
     # -- the end
 
@@ -251,7 +282,7 @@ class Lifecycle:
         calls = []
         for shard in shard_map.shards():
             keys = shard_map.keys(shard)
-            names = (keys.rows, keys.epochs, keys.leaving, keys.outbox, keys.head)
+            names = (keys.rows, keys.aside, keys.epochs, keys.leaving, keys.outbox, keys.head)
             calls.append(Call(keys.slot, ("FCALL", "rb1_expire", len(names), *names, at_ms)))
         count = sum(int(_value(answer)) for answer in self._functions.on_keys(calls, deadline))
         return count + sum(self._on_buckets(shard_map, "rb1_expire", (at_ms,)))
@@ -277,7 +308,7 @@ class Lifecycle:
             yield int(_value(answer))
 
 
-def _or_none(packed: PackedScore | None) -> object:
+def _or_none(packed: object) -> object:
     return "" if packed is None else packed
 
 

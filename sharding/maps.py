@@ -95,10 +95,9 @@ class Maps:
 def _open(shard_map: ShardMap, shard: int, bounds: Bounds, stage: int) -> Call:
     fields = {
         "shard": shard,
+        "shards": max(shard_map.shards()) + 1,
         "low": bounds.low,
         "high": bounds.high,
-        "parts": bounds.parts,
-        "part": bounds.part,
         "start_ms": shard_map.period.start_ms,
         "unit_ms": shard_map.period.tie_unit_ms,
         "sign": shard_map.board.order.sign,
@@ -107,7 +106,8 @@ def _open(shard_map: ShardMap, shard: int, bounds: Bounds, stage: int) -> Call:
     }
     keys = shard_map.keys(shard)
     flat = [item for pair in fields.items() for item in pair]
-    return Call(keys.slot, ("FCALL", "rb1_open", 1, keys.head, shard_map.version, stage, *flat))
+    args = (shard_map.version, stage, bounds.parts, bounds.part, *flat)
+    return Call(keys.slot, ("FCALL", "rb1_open", 1, keys.head, *args))
 
 
 def _value(answer: Answer) -> bytes | None:

@@ -74,6 +74,11 @@ def preceding(period: Period) -> Period | None:
     return None if period.end is None else period_at(period.kind, period.start - timedelta(days=1))
 
 
+def names_around(kind: PeriodKind, now: datetime, within: timedelta) -> list[str]:
+    """The periods of this kind that are current now, or were or will be within some time."""
+    return sorted({period_at(kind, moment).name for moment in (now - within, now, now + within)})
+
+
 def parse_period(kind: PeriodKind, name: str) -> Period:
     """The period of this kind with this name; InvalidValue if there is none."""
     try:

@@ -39,6 +39,7 @@ from sharding.directory import Directory, Entry
 from sharding.errors import LeaderboardError, NotOnBoard, Outcome, OutOfBounds, ShardUnavailable
 from sharding.functions import LIVE, SLICE, Code, Functions, Shape, ShardCall, pairs, read_tombstone
 from sharding.handoff.mover import Leaving, Mover, leaving
+from sharding.handoff.refusals import Why, refuse
 from sharding.maps import Maps
 from sharding.merge import START, Halves, Placed, Search, after, first_rows, spans
 from sharding.players import Member, PlayerId, member_of, player_of
@@ -252,8 +253,11 @@ class Reader:
 
     # -- where players are
 
-    def find(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline) -> Found:
-        """The player's row; a move it is in the middle of is finished first. NotOnBoard if there is none."""
+    def find(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline, *, hidden: bool = False) -> Found:
+        """The player's row; a move it is in the middle of is finished first. NotOnBoard if there is none.
+
+        `hidden`: also if it is a hidden player's.
+        """
         member = member_of(player)
         entry = self._directory.locate(shard_map, [member], deadline).of(member)
         looked_up = False
@@ -265,10 +269,17 @@ class Reader:
             if answer.error is not None:
                 raise answer.error
             code, detail = next(pairs(answer.reply))
-            if code == LIVE:
+            if code == LIVE or (code == Code.HIDDEN and hidden):
                 return Found(entry.shard, PackedScore(int(detail)))
+            if code == Code.HIDDEN:
+                break
             if code == Code.LEAVING:
-                moved = self._mover.complete(shard_map, {member: leaving(entry.shard, detail)}, deadline)
+                try:
+                    move = leaving(entry.shard, detail)
+                except ShardUnavailable:
+                    refuse(Why.PAYLOAD, shard_map, entry.shard, member)
+                    raise
+                moved = self._mover.complete(shard_map, {member: move}, deadline)
                 if member not in moved:
                     raise ShardUnavailable("the player is on the move; try again")
                 entry = moved[member].entry
@@ -284,7 +295,9 @@ class Reader:
             raise ShardUnavailable("the player is on the move; try again")
         raise NotOnBoard(f"{player} has no score on {shard_map.name}", field="user_id")
 
-    def find_many(self, shard_map: ShardMap, players: Sequence[PlayerId], deadline: Deadline) -> dict[PlayerId, Found]:
+    def find_many(
+        self, shard_map: ShardMap, players: Sequence[PlayerId], deadline: Deadline, *, hidden: bool = False
+    ) -> dict[PlayerId, Found]:
         """The rows of those players who have one, at one call a shard; who is in motion is looked for singly."""
         members = {member_of(player): player for player in players}
         located = self._directory.locate(shard_map, members, deadline)
@@ -301,11 +314,11 @@ class Reader:
             if answer.error is not None:
                 raise answer.error
             for member, (code, detail) in zip(group, pairs(answer.reply), strict=True):
-                if code == LIVE:
+                if code == LIVE or (code == Code.HIDDEN and hidden):
                     found[members[member]] = Found(shard, PackedScore(int(detail)))
-                else:
+                elif code != Code.HIDDEN:
                     with suppress(NotOnBoard):
-                        found[members[member]] = self.find(shard_map, members[member], deadline)
+                        found[members[member]] = self.find(shard_map, members[member], deadline, hidden=hidden)
         return found
 
     # -- ranks of players
@@ -523,31 +536,45 @@ class Reader:
         return self.page(view.shard_map, offset, limit, deadline, partial=partial)
 
     def between(
-        self, shard_map: ShardMap, lowest: int | None, highest: int | None, offset: int, limit: int, deadline: Deadline
+        self,
+        shard_map: ShardMap,
+        lowest: int | None,
+        highest: int | None,
+        offset: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        partial: bool = False,
     ) -> Page:
         """The players with lowest <= points <= highest (None: no bound), from the `offset`-th of them on."""
         order = shard_map.board.order
         best, worst = (highest, lowest) if order is Order.DESC else (lowest, highest)
         first = START if best is None else Placed(best_of_points(best, order), Member(b""))
         behind = Placed(HIGHEST if worst is None else _behind_points(worst, order), Member(b""))
-        view = self._view(shard_map, deadline, _counts([first, behind]))
+        view = self._view(shard_map, deadline, _counts([first, behind]), partial=partial)
         start, stop = view.counted([first, behind])
         matching = max(0, stop - start)
-        page = self.page(view.shard_map, start + offset, max(0, min(limit, matching - offset)), deadline)
-        return replace(page, matching=matching, settled=page.settled and view.settled)
+        length = max(0, min(limit, matching - offset))
+        page = self.page(view.shard_map, start + offset, length, deadline, partial=partial)
+        missing = tuple(sorted({*page.missing, *view.missing}))
+        return replace(page, matching=matching, settled=page.settled and view.settled, missing=missing)
 
     # -- ranks in other styles
 
-    def competition_ranks(self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline) -> list[int]:
+    def competition_ranks(
+        self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline, *, partial: bool = False
+    ) -> list[int]:
         """1224: one more than the number of players with better points, for each of these rows."""
         points = list(dict.fromkeys(row.points for row in rows))
         order = shard_map.board.order
         places = [Placed(best_of_points(value, order), Member(b"")) for value in points]
-        view = self._view(shard_map, deadline, _counts(places))
+        view = self._view(shard_map, deadline, _counts(places), partial=partial)
         ahead = dict(zip(points, view.counted(places), strict=True))
         return [1 + ahead[row.points] for row in rows]
 
-    def dense_ranks(self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline) -> list[int]:
+    def dense_ranks(
+        self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline, *, partial: bool = False
+    ) -> list[int]:
         """1223: one more than the number of better points that anybody has.
 
         Told as far as the first MOST_DENSE players reach; OutOfBounds for a row behind those, since beyond them every
@@ -557,7 +584,7 @@ class Reader:
             return []
         if rows[-1].rank > MOST_DENSE:
             raise OutOfBounds(f"dense ranks are told for the first {MOST_DENSE} players", field="rank_style")
-        top = self.page(shard_map, 0, MOST_DENSE, deadline)
+        top = self.page(shard_map, 0, MOST_DENSE, deadline, partial=partial)
         dense = {points: rank for rank, points in enumerate(dict.fromkeys(row.points for row in top.rows), start=1)}
         try:
             return [dense[row.points] for row in rows]
@@ -652,8 +679,9 @@ class Reader:
         for group, answer in zip(groups.values(), answers, strict=True):
             if answer.error is None:
                 for member, place in zip(group, answer.reply[1::2], strict=True):
-                    if place < 0:
-                        afloat.append(Placed(PackedScore(leaving_then[member].about.packed), member))
+                    about = leaving_then[member].about
+                    if place < 0 and not about.is_hidden:
+                        afloat.append(Placed(PackedScore(about.packed), member))
             elif not partial:
                 raise _unread(answer.error)
         view = _View(shard_map, plan, shapes, as_of_ms, tuple(missing), beside, sorted(afloat))

@@ -10,21 +10,35 @@ heads. So a run that dies is resumed by starting it again.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import structlog
 
 from runtime.deadlines import Deadline
 from sharding.directory import Entry
 from sharding.errors import LeaderboardError
-from sharding.functions import Functions, ShardCall, strays
-from sharding.handoff.mover import Mover, leaving
+from sharding.functions import MOVE_SLICE, Functions, ShardCall, is_to_be_combed, strays
+from sharding.handoff.mover import Leaving, Mover, leaving
 from sharding.maps import Maps
+from sharding.players import Member
 from sharding.reader import Reader
 from sharding.scores import PackedScore
 from sharding.shard_map import NOTHING, ShardMap
 
-#: Players in one call, and in one step of the handoff.
-BATCH = 500
+log = structlog.get_logger()
+
+#: Players of one shard that are brought home together: one call a step.
+BATCH = MOVE_SLICE
+#: A rate that leaves most of a small machine to those who play.
+GENTLE_PER_S = 5_000
+#: Of players that may be moved in a second, so many at once: a rate is kept evenly.
+_ROUND_S = 0.2
+#: Rounds at the same time, each of its own shards: the nodes work on one while the other is prepared.
+_LANES = 2
+#: Calls that comb a shard in vain before it is the next one's turn.
+_COMBED_AT_ONCE = 20
 _STEP_S = 10.0
 
 
@@ -34,6 +48,15 @@ class Progress:
 
     moved: int
     left: int
+
+
+@dataclass(slots=True)
+class _Round:
+    """What a round did: how many moved, which shards are to be combed further, and which could not be asked."""
+
+    moved: int = 0
+    combing: Sequence[int] = ()
+    failed: dict[int, LeaderboardError] = field(default_factory=dict)
 
 
 class Rebalancer:
@@ -64,39 +87,82 @@ class Rebalancer:
     def move_strays(
         self, shard_map: ShardMap, deadline: Deadline, *, players_per_s: float, report: Callable[[Progress], None]
     ) -> Progress:
-        """Bring all strays home, at no more than this rate; `report` hears of every batch.
+        """Bring all strays home, at no more than this rate; `report` hears of every round.
 
-        Returns when none is left, or at the deadline. A shard that cannot be asked is passed over until it can.
+        A round takes some strays of every shard, all shards at once. Returns when none is left, when none can be moved,
+        or at the deadline. A shard that cannot be asked is passed over until it can.
         """
+        shards = list(shard_map.shards())
+        most = max(1, min(BATCH, int(players_per_s * _ROUND_S / len(shards))))
         start, moved = time.monotonic(), 0
-        while True:
-            before = moved
-            for shard in shard_map.shards():
-                while batch := self.move_some(shard_map, shard, deadline):
-                    moved += batch
-                    report(Progress(moved, self._left(shard_map)))
-                    ahead_s = moved / players_per_s - (time.monotonic() - start)
-                    if ahead_s > 0:
-                        time.sleep(min(ahead_s, deadline.remaining()))
-                    if deadline.passed:
-                        return Progress(moved, self._left(shard_map))
-            left = self._left(shard_map)
-            if left == 0 or deadline.passed or moved == before:
-                return Progress(moved, left)
+        with ThreadPoolExecutor(_LANES) as pool:
+            while True:
+                lanes = [
+                    pool.submit(self._move_round, shard_map, shards[lane::_LANES], most, deadline)
+                    for lane in range(_LANES)
+                ]
+                rounds = [lane.result() for lane in lanes]
+                moved += sum(done.moved for done in rounds)
+                progress = Progress(moved, self._left(shard_map))
+                report(progress)
+                combing = any(done.combing for done in rounds)
+                is_stuck = not combing and not any(done.moved for done in rounds)
+                if is_stuck or deadline.passed or (progress.left == 0 and not combing):
+                    return progress
+                ahead_s = moved / players_per_s - (time.monotonic() - start)
+                if ahead_s > 0:
+                    time.sleep(min(ahead_s, deadline.remaining()))
 
     def move_some(self, shard_map: ShardMap, shard: int, deadline: Deadline) -> int:
         """Finish moves out of this shard that somebody began, and move some of its strays; how many that were."""
-        call = ShardCall(shard_map.keys(shard), "rb1_strays", (BATCH,))
-        answer = self._functions.on_shards([call], shard_map.retry_window_ms, deadline)[0]
-        if answer.error is not None:
-            raise answer.error
-        found = list(strays(answer.reply))
-        begun = {stray.member: leaving(shard, stray.payload) for stray in found if stray.payload}
-        rows = {
-            stray.member: (Entry(shard, stray.epoch), PackedScore(stray.packed)) for stray in found if not stray.payload
-        }
-        finished = self._mover.complete(shard_map, begun, deadline)
-        return len(finished) + len(self._mover.move(shard_map, rows, deadline))
+        for _ in range(_COMBED_AT_ONCE):
+            done = self._move_round(shard_map, [shard], BATCH, deadline)
+            if done.failed:
+                raise done.failed[shard]
+            if done.moved or not done.combing:
+                break
+        return done.moved
+
+    def _move_round(self, shard_map: ShardMap, shards: Sequence[int], most: int, deadline: Deadline) -> "_Round":
+        """Move so many strays of each of some shards: one call a step and pair of shards, and all pairs at once."""
+        done = _Round()
+        begun: dict[Member, Leaving] = {}
+        rows: dict[Member, tuple[Entry, PackedScore]] = {}
+        to_comb = self._list(shard_map, "rb1_strays", shards, (most,), deadline, done, begun, rows)
+        done.combing = self._list(shard_map, "rb1_comb", to_comb, (), deadline, done, begun, rows)
+        done.moved = len(self._mover.complete(shard_map, begun, deadline))
+        done.moved += len(self._mover.move(shard_map, rows, deadline))
+        return done
+
+    def _list(
+        self,
+        shard_map: ShardMap,
+        function: str,
+        shards: Sequence[int],
+        args: tuple[int, ...],
+        deadline: Deadline,
+        done: "_Round",
+        begun: dict[Member, Leaving],
+        rows: dict[Member, tuple[Entry, PackedScore]],
+    ) -> list[int]:
+        """Ask shards for players who have to leave; the shards that are to be combed for more."""
+        calls = [ShardCall(shard_map.keys(shard), function, args) for shard in shards]
+        combing = []
+        for shard, answer in zip(
+            shards, self._functions.on_shards(calls, shard_map.retry_window_ms, deadline), strict=True
+        ):
+            if answer.error is not None:
+                done.failed[shard] = answer.error
+                log.warning("strays_not_listed", board=str(shard_map.name), shard=shard, reason=answer.error.detail)
+                continue
+            for stray in strays(answer.reply):
+                if stray.payload:
+                    begun[stray.member] = leaving(shard, stray.payload)
+                else:
+                    rows[stray.member] = (Entry(shard, stray.epoch), PackedScore(stray.packed))
+            if is_to_be_combed(answer.reply):
+                combing.append(shard)
+        return combing
 
     def _left(self, shard_map: ShardMap) -> int:
         try:

@@ -20,7 +20,8 @@ A pass is resumed anywhere: its position is a short text.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ import structlog
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer, Call
 from sharding.directory import FIRST_EPOCH, Directory, Entry
+from sharding.errors import LeaderboardError
 from sharding.functions import LIVE, PAYLOAD_VERSION, SLICE, Arrive, Code, Functions, ShardCall, arrivals
 from sharding.handoff.states import is_ghost
 from sharding.lifecycle import LoadedRow
@@ -44,6 +46,8 @@ BATCH = 500
 SETTLE_S = 5.0
 _STEP_S = 10.0
 _MOST_HOPS = 10
+#: The player has a row here, or had one that was removed.
+_HERE = {LIVE, Code.REMOVED}
 
 #: What the audit log has of these players, as rows, with the recent window that their events are of.
 Audit = Callable[[ShardMap, Sequence[Member]], tuple[int, Mapping[Member, LoadedRow]]]
@@ -51,7 +55,11 @@ Audit = Callable[[ShardMap, Sequence[Member]], tuple[int, Mapping[Member, Loaded
 
 @dataclass(slots=True)
 class Repairs:
-    """What was looked at, and what was repaired, by kind. `missing`: nowhere, and the audit log knows no submission."""
+    """What was looked at, and what was repaired, by kind.
+
+    `missing`: nowhere, and the audit log knows no submission. `passed_over`: batches, shards, or buckets of the
+    directory that could not be looked at, because a shard did not answer: that is for the next pass.
+    """
 
     rows: int = 0
     entries: int = 0
@@ -59,6 +67,7 @@ class Repairs:
     buried: int = 0
     restored: int = 0
     missing: int = 0
+    passed_over: int = 0
 
     @property
     def total(self) -> int:
@@ -115,8 +124,8 @@ class Scrub:
     ) -> Position | None:
         """Go on from a position until the pass is over (None) or the deadline passes (where to go on).
 
-        Counts into `repairs`; `report` hears of every batch. LeaderboardError where a shard cannot be asked: what was
-        repaired by then is repaired.
+        Counts into `repairs`; `report` hears of every batch. What a shard would have to answer for that does not, is
+        passed over, logged and counted, and everything else is looked at.
         """
         done = repairs if repairs is not None else Repairs()
         begun, before = time.monotonic(), done.rows + done.entries
@@ -145,7 +154,9 @@ class Scrub:
 
     def _scrub_rows(self, shard_map: ShardMap, shard: int, cursor: str, done: Repairs) -> str:
         """Hold some rows against the directory; the next cursor."""
-        scanned = self._on_shard(shard_map, shard, "rb1_scan", (cursor, BATCH))
+        scanned: list[Any] = [b"0"]
+        with self._passing_over(shard_map, done, shard=shard):
+            scanned = self._on_shard(shard_map, shard, "rb1_scan", (cursor, BATCH))
         epochs = {Member(member): epoch for member, epoch in zip(*[iter(scanned[1:])] * 2, strict=True)}
         done.rows += len(epochs)
         located = self._directory.locate(shard_map, epochs, Deadline.after(_STEP_S), fresh=True)
@@ -156,13 +167,14 @@ class Scrub:
         ]
         if suspects:
             time.sleep(self._settle_s)
-            self._settle_rows(shard_map, shard, suspects, done)
+            with self._passing_over(shard_map, done, shard=shard):
+                self._settle_rows(shard_map, shard, suspects, done)
         return str(scanned[0].decode())
 
     def _settle_rows(self, shard_map: ShardMap, shard: int, suspects: Sequence[Member], done: Repairs) -> None:
         """Look again, and repair what is still wrong."""
         seen = self._attest(shard_map, dict.fromkeys(suspects, shard))
-        rows = {member: Entry(shard, its.epoch) for member, its in seen.items() if its.code == LIVE}
+        rows = {member: Entry(shard, its.epoch) for member, its in seen.items() if its.code in _HERE}
         located = self._directory.locate(shard_map, rows, Deadline.after(_STEP_S), fresh=True)
         wrong = [
             member for member in rows if member not in located.failed and located.entries.get(member) != rows[member]
@@ -195,30 +207,36 @@ class Scrub:
         entries: dict[Member, Entry] = {}
         while len(entries) < BATCH and bucket < shard_map.directory.buckets:
             slot, key = shard_map.directory.key_of(bucket)
-            flat = _value(self._functions.on_keys([Call(slot, ("HGETALL", key))], Deadline.after(_STEP_S))[0])
+            flat: list[bytes] = []
+            with self._passing_over(shard_map, done, bucket=bucket):
+                flat = _value(self._functions.on_keys([Call(slot, ("HGETALL", key))], Deadline.after(_STEP_S))[0])
             for member, stored in zip(flat[::2], flat[1::2], strict=True):
                 shard, _, epoch = stored.partition(b":")
                 entries[Member(member)] = Entry(int(shard), int(epoch))
             bucket += 1
         done.entries += len(entries)
-        suspects = self._nowhere(shard_map, entries)
+        suspects = self._nowhere(shard_map, entries, done)
         if suspects:
             time.sleep(self._settle_s)
             located = self._directory.locate(shard_map, suspects, Deadline.after(_STEP_S), fresh=True).entries
-            self._restore(shard_map, self._nowhere(shard_map, located), done)
+            with self._passing_over(shard_map, done, buckets=f"before {bucket}"):
+                self._restore(shard_map, self._nowhere(shard_map, located, done), done)
         return bucket
 
-    def _nowhere(self, shard_map: ShardMap, entries: Mapping[Member, Entry]) -> dict[Member, Entry]:
+    def _nowhere(self, shard_map: ShardMap, entries: Mapping[Member, Entry], done: Repairs) -> dict[Member, Entry]:
         """Those who are nowhere, with the place and the epoch at which they should be.
 
-        Who is leaving is not among them: that move will be finished.
+        Who is leaving is not among them: that move will be finished. Nor is who may be in a shard that does not answer.
         """
         nowhere: dict[Member, Entry] = {}
         wanted = dict(entries)
         for _ in range(_MOST_HOPS):
             if not wanted:
                 break
-            seen = self._attest(shard_map, {member: entry.shard for member, entry in wanted.items()})
+            seen: dict[Member, _Seen] = {}
+            for shard, members in _by_shard(wanted).items():
+                with self._passing_over(shard_map, done, shard=shard):
+                    seen.update(self._attest(shard_map, dict.fromkeys(members, shard)))
             onward = {}
             for member, its in seen.items():
                 # An older tombstone is of an earlier stay: the player has come back since, and that row is lost.
@@ -235,7 +253,8 @@ class Scrub:
         lost = {member: entry for member, entry in places.items() if member not in held}
         if not lost:
             return
-        window, rows = self._audit(shard_map, list(lost))
+        window, audited = self._audit(shard_map, list(lost))
+        rows = {member: row for member, row in audited.items() if row.packed is not None}
         places = {member: _place(shard_map, lost[member], row) for member, row in rows.items()}
         for shard, members in _by_shard(places).items():
             payloads = [_payload(rows[member], places[member], window) for member in members]
@@ -259,8 +278,17 @@ class Scrub:
         for shard in shard_map.shards():
             others = {member: shard for member, entry in places.items() if entry.shard != shard}
             seen = self._attest(shard_map, others)
-            held.update(member for member, its in seen.items() if its.code in {LIVE, Code.LEAVING})
+            held.update(member for member, its in seen.items() if its.code in {*_HERE, Code.LEAVING})
         return held
+
+    @contextmanager
+    def _passing_over(self, shard_map: ShardMap, done: Repairs, **what: object) -> Iterator[None]:
+        """What needs a shard that does not answer inside the block is given up, counted and logged."""
+        try:
+            yield
+        except LeaderboardError as error:
+            done.passed_over += 1
+            log.warning("scrub_passed_over", board=str(shard_map.name), reason=error.detail, **what)
 
     # -- calls
 
@@ -306,12 +334,13 @@ def _place(shard_map: ShardMap, entry: Entry, row: LoadedRow) -> Entry:
     """Where a lost row is to be: where it was looked for; at home, under the next epoch, if that is no shard at all."""
     if entry.shard in shard_map.shards():
         return entry
-    return Entry(shard_map.shard_for(row.packed, row.member), entry.epoch + 1)
+    return Entry(row.home(shard_map), entry.epoch + 1)
 
 
 def _payload(row: LoadedRow, place: Entry, window: int) -> bytes:
     """The row as one that has departed for a place (lua/handoff.lua)."""
-    content = (PAYLOAD_VERSION, row.packed, place.epoch, place.shard, window, row.recent, row.before)
+    content = [PAYLOAD_VERSION, row.packed, place.epoch, place.shard, window, row.recent, row.before]
+    content += [1] if row.hidden else []
     packed: bytes = msgpack.packb(content, use_bin_type=False)  # Lua knows only the older form
     return packed
 

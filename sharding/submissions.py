@@ -14,6 +14,9 @@ from sharding.players import PlayerId
 
 EVENT_ID_BYTES = 8
 SUBMISSION = "submission"
+REMOVAL = "removal"
+#: Begins the match ids of what this system does by itself. Match ids of the API may not have this character.
+OWN_MARK = "\N{LEFTWARDS ARROW WITH HOOK}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,11 @@ class Submission:
     def note(self) -> "Note":
         """What the audit keeps of a submission besides what the shard knows."""
         return Note(self.match_id, self.played_at_ms, self.request_id, self.kind)
+
+
+def removal_of(player: PlayerId, removal_id: str, request_id: str = "") -> Submission:
+    """A removal from a board, as the event it is: the same (player, removal id) removes once."""
+    return Submission(player, 0, f"{OWN_MARK}{REMOVAL}:{removal_id}", request_id=request_id, kind=REMOVAL)
 
 
 class Note(NamedTuple):

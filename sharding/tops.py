@@ -49,6 +49,10 @@ class Tops:
             raise page
         return page
 
+    def forget(self, name: BoardPeriod) -> None:
+        """Read the top of a board anew, the next time it is asked for."""
+        self._kept.pop(name, None)
+
     def _read_all(self, names: Sequence[BoardPeriod], deadline: Deadline) -> list[Page | LeaderboardError]:
         pages = {name: self._renewed(name, deadline) for name in dict.fromkeys(names)}
         return [pages[name] for name in names]

@@ -35,6 +35,7 @@ from sharding.functions import (
     Code,
     Effect,
     Functions,
+    May,
     ShardCall,
     apply_call,
     effects,
@@ -42,6 +43,7 @@ from sharding.functions import (
     read_tombstone,
 )
 from sharding.handoff.mover import Leaving, Mover, leaving
+from sharding.handoff.refusals import Why, refuse
 from sharding.maps import Maps
 from sharding.periods import following
 from sharding.players import Member, PlayerId, member_of, player_of
@@ -55,6 +57,13 @@ _NO_LIMIT = 1 << 53
 #: Which of these players exist, for a board; where registration is open, it makes them exist. LeaderboardError if that
 #: cannot be told now.
 KnownPlayers = Callable[[Board, Sequence[PlayerId]], Collection[PlayerId]]
+#: Which of these players are hidden: asked for those whose row begins.
+HiddenPlayers = Callable[[Sequence[PlayerId]], Collection[PlayerId]]
+
+
+def nobody(_players: Sequence[PlayerId]) -> Collection[PlayerId]:
+    """No player is hidden."""
+    return ()
 
 
 @dataclass(slots=True)
@@ -78,7 +87,10 @@ class _Work:
     deadline: Deadline
     mode: ApplyMode
     entries: dict[Member, Entry] = field(default_factory=dict)
-    may_create: set[Member] = field(default_factory=set)
+    #: what this write may do for players who have no row
+    may: dict[Member, May] = field(default_factory=dict)
+    #: players who were taken off the board
+    removed: set[Member] = field(default_factory=set)
     #: players whose entry turned out to be wrong
     lost: set[Member] = field(default_factory=set)
     #: submissions that a sending without an answer may have applied, wherever their players are by now
@@ -119,6 +131,7 @@ class Writer:
         directory: Directory,
         mover: Mover,
         known_players: KnownPlayers,
+        hidden_players: HiddenPlayers,
         *,
         outbox_limit: int,
     ) -> None:
@@ -127,6 +140,7 @@ class Writer:
         self._directory = directory
         self._mover = mover
         self._known_players = known_players
+        self._hidden_players = hidden_players
         self._outbox_limit = outbox_limit
 
     def write(
@@ -157,8 +171,9 @@ class Writer:
 
     def _hop(self, work: _Work, pending: list[int]) -> None:
         """Send what is pending to where its players should be, and take in what the shards answer."""
-        if work.lost:
+        if work.lost or work.removed:
             self._find_again(work)
+            self._begin_anew(work)
             pending = work.pending()
         groups: dict[int, list[int]] = defaultdict(list)
         for index in pending:
@@ -185,9 +200,11 @@ class Writer:
         asked = []
         for index in indexes:
             submission, member = work.submissions[index], work.members[index]
-            # Under a later epoch the player has moved: an absent row is lost or on its way, and not to be begun anew.
-            may_create = member in work.may_create and work.entries[member].epoch == FIRST_EPOCH
-            asked.append(Asked(member, submission.value, submission.event(), submission.note(), may_create))
+            may = work.may.get(member, May.NOTHING)
+            # Under a later epoch the player has moved: an absent row is lost or on its way, and not to be created.
+            if may in {May.CREATE, May.CREATE_HIDDEN} and work.entries[member].epoch != FIRST_EPOCH:
+                may = May.NOTHING
+            asked.append(Asked(member, submission.value, submission.event(), submission.note(), may))
         return apply_call(
             work.shard_map.keys(shard),
             asked,
@@ -224,20 +241,25 @@ class Writer:
                 try:
                     helped[member] = leaving(shard, effect.detail)
                 except ShardUnavailable as error:
+                    refuse(Why.PAYLOAD, work.shard_map, shard, member)
                     work.end(index, error)
             elif effect.code == Code.GONE:
                 work.entries[member] = Entry(*read_tombstone(effect.detail))
                 self._directory.learn(work.shard_map, {member: work.entries[member]})
+            elif effect.code == Code.REMOVED:
+                work.removed.add(member)
             else:
                 work.lost.add(member)
 
     def _done(self, work: _Work, index: int, shard: int, effect: Effect, answer: Answer) -> Written:
-        packed = PackedScore(effect.detail)
         if self._functions.insist and self._functions.replicas and not answer.confirmed:
             return Written(failure(NotDurable()))
         # A call that had to be sent twice finds what its first sending did: that is no duplicate of the caller's.
         applied = effect.code == Code.APPLIED or index in work.doubtful
         status = Status.APPLIED if applied else Status.DUPLICATE
+        if not effect.detail:  # the match was counted, and the player removed since
+            return Written(Result(status, durable=answer.confirmed))
+        packed = PackedScore(effect.detail)
         points = points_of(packed, work.shard_map.board.order)
         return Written(Result(status, points, durable=answer.confirmed), shard, effect.place, packed)
 
@@ -251,7 +273,10 @@ class Writer:
                 if member in moved and written is not None and written.shard >= 0:
                     written.shard, written.place = moved[member].entry.shard, moved[member].place
             work.entries.update({member: to.entry for member, to in moved.items()})
-            strays = {member: (to.entry, strays[member][1]) for member, to in moved.items() if to.is_stray}
+            # Somebody else's submission may have counted before the departure, and led further than this one.
+            strays = {
+                member: (to.entry, to.packed) for member, to in moved.items() if to.is_stray and to.packed is not None
+            }
             if not strays:
                 return
 
@@ -279,15 +304,8 @@ class Writer:
             return
         claims = {member: work.entries[member] for member in members if member in work.entries}
         strangers = [member for member in members if member not in claims]
+        hidden = self._register(work, members)
         if strangers:
-            players = [player_of(member) for member in strangers]
-            try:
-                known = set(self._known_players(work.shard_map.board, players))
-            except LeaderboardError as error:
-                work.fail(dict.fromkeys(strangers, error))
-                known = set(players)
-            pairs = zip(strangers, players, strict=True)
-            work.fail({member: UnknownPlayer(field="user_id") for member, player in pairs if player not in known})
             first = {work.members[index]: work.submissions[index].value for index in reversed(work.pending())}
             claims.update(
                 {member: self._home(work.shard_map, member, first[member]) for member in strangers if member in first}
@@ -296,7 +314,32 @@ class Writer:
             stored = self._directory.point(work.shard_map, claims, work.deadline)
             failpoints.reach("write.claimed")
             work.take(stored)
-            work.may_create.update(member for member, entry in stored.entries.items() if entry.epoch == FIRST_EPOCH)
+            for member, entry in stored.entries.items():
+                if entry.epoch == FIRST_EPOCH:
+                    work.may[member] = May.CREATE.hidden if member in hidden else May.CREATE
+
+    def _begin_anew(self, work: _Work) -> None:
+        """Let players who were taken off the board begin again, if they are still there.
+
+        No claim is needed: the mark is where the row was, and the row rested on one.
+        """
+        removed, work.removed = sorted(work.removed), set()
+        if removed:
+            hidden = self._register(work, removed)
+            for member in removed:
+                work.may[member] = May.BEGIN_ANEW.hidden if member in hidden else May.BEGIN_ANEW
+
+    def _register(self, work: _Work, members: Sequence[Member]) -> set[Member]:
+        """End the submissions of those who are not players, or cannot be looked up; the hidden ones of the others."""
+        players = {player_of(member): member for member in members}
+        try:
+            known = set(self._known_players(work.shard_map.board, list(players)))
+            hidden = {players[player] for player in self._hidden_players(sorted(known))}
+        except LeaderboardError as error:
+            work.fail(dict.fromkeys(members, error))
+            return set()
+        work.fail({member: UnknownPlayer(field="user_id") for player, member in players.items() if player not in known})
+        return hidden
 
     def _home(self, shard_map: ShardMap, member: Member, points: int) -> Entry:
         """Where a player with these points will live. A guess is enough: a row out of range is moved."""

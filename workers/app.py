@@ -11,11 +11,14 @@ from celery import Celery
 from celery.signals import setup_logging, worker_ready
 
 from runtime.logs import configure
-from runtime.settings import load
+from runtime.settings import SettingsError, load
 from workers import metrics
 from workers.schedule import SCHEDULE
 
-_settings = load()
+try:
+    _settings = load()
+except SettingsError as error:
+    sys.exit(f"rangeboard worker: {error}")
 
 app = Celery("rangeboard", broker=_settings.broker_url)
 app.conf.update(
@@ -26,6 +29,7 @@ app.conf.update(
         "workers.tasks.archive",
         "workers.tasks.scrub",
         "workers.tasks.jobs",
+        "workers.tasks.players",
     ],
     beat_schedule=SCHEDULE,
     timezone="UTC",

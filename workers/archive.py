@@ -33,6 +33,7 @@ from sharding.periods import PeriodKind, parse_period
 from sharding.players import player_of
 from sharding.scores import Order, points_of
 from sharding.shard_map import ShardMap
+from workers import metrics
 from workers.draining import drain_now
 from workers.patience import patiently
 
@@ -145,10 +146,11 @@ class Archive:
         name = shard_map.name
         rows = (name.board, name.period, shard, first)
         try:
-            snapshots.copy_shard(self._engine, *rows, self._rows(shard_map, index))
+            copied, _ = snapshots.copy_shard(self._engine, *rows, self._rows(shard_map, index))
         except MissingPartition as missing:
             partitions.ensure(self._engine, missing.months)
-            snapshots.copy_shard(self._engine, *rows, self._rows(shard_map, index))
+            copied, _ = snapshots.copy_shard(self._engine, *rows, self._rows(shard_map, index))
+        metrics.archived_players.labels(name.board).inc(copied)
 
     def _rows(self, shard_map: ShardMap, index: int) -> Iterator[list[tuple[str, int]]]:
         order = shard_map.board.order
@@ -170,13 +172,23 @@ class Archive:
                 f"{rows:,} with {points:,}; what was stored is discarded, and copied anew next time"
             )
         kept = audit.totals(self._engine, name.board, name.period)
-        if (kept.players, kept.points) != (stored.players, stored.points):
+        hidden, hidden_points = self._hidden(shard_map)
+        if (kept.players, kept.points) != (stored.players + hidden, stored.points + hidden_points):
             snapshots.discard(self._engine, name.board, name.period)
             raise ArchiveDiffers(
-                f"{name}: {stored.players:,} players with {stored.points:,} points, and the audit log has "
-                f"{kept.players:,} with {kept.points:,}; `rangeboard verify` tells who differs"
+                f"{name}: {stored.players:,} players with {stored.points:,} points, and {hidden:,} hidden ones with "
+                f"{hidden_points:,}, where the audit log has {kept.players:,} with {kept.points:,}; "
+                "`rangeboard verify` tells who differs"
             )
         return stored.players, stored.points
+
+    def _hidden(self, shard_map: ShardMap) -> tuple[int, int]:
+        """The players who have no final rank because they are hidden, and the sum of their points."""
+        order = shard_map.board.order
+        points = [
+            points_of(row.packed, order) for _, rows in self._leaderboard.lifecycle.hidden(shard_map) for row in rows
+        ]
+        return len(points), sum(points)
 
     def _expire(self, shard_map: ShardMap, archived_at: datetime) -> None:
         """Let the keys expire when the days of grace are over. The map goes first: without it nobody asks for them."""

@@ -15,17 +15,17 @@ its own, so that it tells what the shard did; then the points are set back to wh
 by a submission like any other. Not if the row is not what the repetition made of it any more: then somebody has said
 something newer, and that holds. (A report of the very same value within the second or so until the drain comes cannot
 be told from the repetition, and is set back with it.)
+
+A player who was removed between a match and its late report is back with it; `verify` tells where that differs.
 """
 
 from collections.abc import Iterable
 
 from records.audit import AuditRow
 from sharding.players import PlayerId
-from sharding.submissions import EVENT_ID_BYTES, Submission
+from sharding.submissions import EVENT_ID_BYTES, OWN_MARK, REMOVAL, Submission
 
 KIND = "compensation"
-#: Begins the match ids of what this system does by itself.
-OWN_MARK = "\N{LEFTWARDS ARROW WITH HOOK}"
 #: Begins the match ids of repetitions, on boards that set.
 REPETITION = f"{OWN_MARK}again:"
 
@@ -41,7 +41,7 @@ def compensations(surplus: Iterable[AuditRow]) -> list[Submission]:
             kind=KIND,
         )
         for row in surplus
-        if row.operator == "add" and row.value
+        if row.operator == "add" and row.value and row.kind != REMOVAL
     ]
 
 

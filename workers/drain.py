@@ -196,7 +196,8 @@ def _settings_back(
     deadline: Deadline,
 ) -> list[Submission]:
     """What sets points back, where they still are what a repetition has made of them."""
-    rows = leaderboard.reader.find_many(shard_map, [PlayerId(row.user_id) for row in repeated], deadline)
+    players = [PlayerId(row.user_id) for row in repeated]
+    rows = leaderboard.reader.find_many(shard_map, players, deadline, hidden=True)
     found = []
     for row in repeated:
         its = rows.get(PlayerId(row.user_id))

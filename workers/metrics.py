@@ -11,14 +11,23 @@ the broker or the workers are gone.
 import os
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector
+from billiard import current_process
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from runtime import metrics as shared
 from runtime.settings import Settings
 
 log = structlog.get_logger()
 
-_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+def _place() -> str:
+    """The place of this process in Celery's pool, in which one follows the other; `parent` outside of it."""
+    index = getattr(current_process(), "index", None)
+    return "parent" if index is None else f"child-{index}"
+
+
+shared.count_as(_place)
+
 _BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
 
 task_seconds = Histogram(
@@ -36,17 +45,23 @@ outbox_entries = Gauge(
 audit_lag_seconds = Gauge(
     "rangeboard_audit_lag_seconds", "Age of the oldest outbox entry", ["board"], multiprocess_mode="mostrecent"
 )
+board_generation = Gauge(
+    "rangeboard_board_generation",
+    "Highest generation among a board's open periods: every rebuild makes a new one",
+    ["board"],
+    multiprocess_mode="mostrecent",
+)
+archived_players = Counter("rangeboard_archived_players", "Final ranks that were copied out of Redis", ["board"])
+scrubbed = Counter("rangeboard_scrubbed", "Rows and directory entries that the scrub looked at", ["board", "kind"])
 scrub_repairs = Counter("rangeboard_scrub_repairs", "What the scrub found wrong, by kind", ["board", "kind"])
 repaired_rows = Counter("rangeboard_repaired_rows", "Rows set to what the audit log says", ["board"])
 
 
 def serve(settings: Settings) -> None:
     """Answer with the counts of all processes of this worker, on the port that the settings name."""
-    if not settings.worker_metrics_port or not os.environ.get(_DIRECTORY):
+    if not settings.worker_metrics_port or not os.environ.get(shared.DIRECTORY):
         return
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     try:
-        start_http_server(settings.worker_metrics_port, addr=settings.api_host, registry=registry)
+        start_http_server(settings.worker_metrics_port, addr=settings.api_host, registry=shared.everybodys())
     except OSError as error:
         log.warning("metrics_not_served", port=settings.worker_metrics_port, reason=str(error))

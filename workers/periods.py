@@ -20,7 +20,7 @@ from runtime.settings import Settings
 from sharding.boards import Board, Operator
 from sharding.errors import UnknownBoard
 from sharding.leaderboard import Leaderboard
-from sharding.periods import Period, PeriodKind, following, period_at
+from sharding.periods import Period, PeriodKind, following, names_around, period_at
 from sharding.scores import Order
 from sharding.shard_map import ShardMap, expected_cuts, ranges_cut_at
 
@@ -110,8 +110,5 @@ def open_boards(engine: Engine, now: datetime) -> list[tuple[str, str]]:
     """Board and period names that may hold data not stored or not at rest yet: this period, those beside it."""
     names = []
     for board in boards.list_all(engine):
-        kind = PeriodKind(board.period_kind)
-        current = period_at(kind, now)
-        around = {current.name, period_at(kind, now - AHEAD).name, period_at(kind, now + AHEAD).name}
-        names += [(board.name, period) for period in sorted(around)]
+        names += [(board.name, period) for period in names_around(PeriodKind(board.period_kind), now, AHEAD)]
     return names

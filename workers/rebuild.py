@@ -25,7 +25,7 @@ from itertools import islice
 import structlog
 from sqlalchemy import Engine
 
-from records import archives, audit, shard_maps
+from records import archives, audit, players, shard_maps
 from records.audit import Replayed
 from records.errors import RecordsError
 from records.leases import lease
@@ -116,7 +116,9 @@ class Rebuild:
         failpoints.reach("rebuild.prepared")
         expected = audit.totals(self._engine, self._name.board, self._name.period)
         totals = self._load_all(fresh, expected.players, report)
-        loaded = sum(self._leaderboard.lifecycle.size(fresh, index, _soon()) for index in range(len(fresh.ranges)))
+        lifecycle = self._leaderboard.lifecycle
+        loaded = sum(lifecycle.size(fresh, index, _soon()) for index in range(len(fresh.ranges)))
+        loaded += lifecycle.hidden_size(fresh, _soon())
         if loaded != expected.players:
             raise RebuildRefused(f"{loaded} rows were loaded, and the audit log has {expected.players} players")
         failpoints.reach("rebuild.loaded")
@@ -131,7 +133,7 @@ class Rebuild:
         # What was applied twice need not be taken back: it is not in the audit log, so it does not come back.
         drain_now(self._leaderboard, self._engine, old, Deadline.after(_DRAIN_S), compensate=False, shards=shards)
 
-    def _load_all(self, fresh: ShardMap, players: int, report: Report) -> dict[int, Totals]:
+    def _load_all(self, fresh: ShardMap, expected: int, report: Report) -> dict[int, Totals]:
         """Load every row of the audit log; what each shard's head is to count."""
         totals: dict[int, Totals] = dict.fromkeys(fresh.shards(), Totals())
         done = 0
@@ -140,18 +142,20 @@ class Rebuild:
             for batch in _batches(self._replay(fresh)):
                 window = _window(fresh)
                 rows: dict[int, list[LoadedRow]] = defaultdict(list)
+                hidden = players.hidden_among(self._engine, [replayed.user_id for replayed in batch])
                 for replayed in batch:
-                    row = row_of(fresh, replayed, window)
-                    shard = fresh.shard_for(row.packed, row.member)
-                    rows[shard].append(row)
-                    totals[shard] = totals[shard].plus(replayed.games, replayed.points)
+                    row = row_of(fresh, replayed, window, hidden=replayed.user_id in hidden)
+                    shard = row.home(fresh)
+                    if _is_worth_keeping(row):
+                        rows[shard].append(row)
+                    totals[shard] = totals[shard].plus(replayed.games, _shown_points(row, replayed))
                 if len(pending) >= _AT_ONCE:
                     finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                     done += sum(future.result() for future in finished)
-                    report(done, players)
+                    report(min(done, expected), expected)
                 pending.add(pool.submit(self._load, fresh, rows, window, len(batch)))
             done += sum(future.result() for future in pending)
-        report(done, players)
+        report(expected, expected)
         return totals
 
     def _load(self, fresh: ShardMap, rows: dict[int, list[LoadedRow]], window: int, count: int) -> int:
@@ -184,20 +188,20 @@ class Rebuild:
             self._drain(shard_map, others)
             patiently(lambda: self._leaderboard.lifecycle.prepare(shard_map, _soon(), shards=[shard]))
             expected = audit.totals(self._engine, self._name.board, self._name.period)
-            totals, players, done = Totals(), 0, 0
+            totals, count, done = Totals(), 0, 0
             for batch in _batches(self._replay(shard_map)):
                 window = _window(shard_map)
                 its = self._of_shard(shard_map, shard, others, batch, window)
                 self._load(shard_map, {shard: [row for _, row in its]}, window, len(batch))
-                for replayed, _ in its:
-                    totals = totals.plus(replayed.games, replayed.points)
-                players += len(its)
+                for replayed, row in its:
+                    totals = totals.plus(replayed.games, _shown_points(row, replayed))
+                count += sum(row.packed is not None for _, row in its)
                 done += len(batch)
-                report(done, expected.players)
+                report(min(done, expected.players), expected.players)
             state = self._state()
             patiently(partial(self._set_state, shard_map, state, shards=[shard], totals={shard: totals}))
-            log.info("shard_rebuilt", board=str(self._name), shard=shard, players=players)
-            return Rebuilt(players, totals.points, totals.submissions, shard_map.generation, shard_map.version, shard)
+            log.info("shard_rebuilt", board=str(self._name), shard=shard, players=count)
+            return Rebuilt(count, totals.points, totals.submissions, shard_map.generation, shard_map.version, shard)
 
     def _of_shard(
         self, shard_map: ShardMap, shard: int, others: Sequence[int], batch: Sequence[Replayed], window: int
@@ -217,15 +221,16 @@ class Rebuild:
         missing = {member: entry for member, entry in elsewhere.items() if placed[member] is None}
         if missing:
             self._leaderboard.directory.point(shard_map, missing, _soon())
+        hidden = players.hidden_among(self._engine, [replayed.user_id for replayed in batch])
         found = []
         for member, replayed in zip(members, batch, strict=True):
             if member not in placed or member in elsewhere:
                 continue
-            row = row_of(shard_map, replayed, window)
+            row = row_of(shard_map, replayed, window, hidden=replayed.user_id in hidden)
             entry = placed[member]
-            if entry is not None:
+            if entry is not None:  # also the mark of a removed player: the directory leads to it
                 found.append((replayed, row._replace(epoch=entry.epoch)))
-            elif shard_map.shard_for(row.packed, member) == shard:
+            elif row.home(shard_map) == shard and _is_worth_keeping(row):
                 found.append((replayed, row))
         return found
 
@@ -265,6 +270,15 @@ class Rebuild:
         with suppress(LeaderboardError, RecordsError):
             if self._latest().generation == old.generation:
                 patiently(partial(self._set_state, old, state))
+
+
+def _is_worth_keeping(row: LoadedRow) -> bool:
+    """Not the mark of a player who was removed so long ago that no retry is known any more: nothing is as good."""
+    return row.packed is not None or bool(row.recent or row.before)
+
+
+def _shown_points(row: LoadedRow, replayed: Replayed) -> int:
+    return 0 if row.hidden else replayed.points or 0
 
 
 def _batches(replayed: Iterable[Replayed]) -> Iterator[list[Replayed]]:

@@ -20,6 +20,10 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "archive": {"task": "archive.close_due", "schedule": 60.0, "options": {"expires": 120}},
     # Somebody who has asked for a job looks at its status soon.
     "jobs": {"task": "jobs.wake_all", "schedule": 2.0, "options": {"expires": 6}},
+    # The API hides and shows players at once; what it could not do, as it died or a shard was away, within seconds.
+    "visibility": {"task": "players.settle_visibility", "schedule": 5.0, "options": {"expires": 10}},
+    # An erased person is gone from the API at once; the audit log follows soon. Mostly one query that finds nobody.
+    "erasures": {"task": "players.erase_pending", "schedule": 10.0, "options": {"expires": 20}},
     # Months leave the audit log once a month; looking every hour costs nothing, and no outage makes it a month later.
     "retention": {"task": "audit.drop_old_months", "schedule": 3600.0, "options": {"expires": 3600}},
 }

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Engine
 
 from records import audit
+from records import players as kept_players
 from records.leases import lease
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
@@ -76,7 +77,8 @@ def _audit(
         name = shard_map.name
         players = [player_of(member) for member in members]
         replayed = audit.replay(engine, name.board, name.period, since=since, players=players)
-        rows = (row_of(shard_map, one, window) for one in replayed)
+        hidden = kept_players.hidden_among(engine, players)
+        rows = (row_of(shard_map, one, window, hidden=one.user_id in hidden) for one in replayed)
         return window, {row.member: row for row in rows}
 
     return look_up
@@ -100,8 +102,10 @@ def _keep(leaderboard: Leaderboard, shard_map: ShardMap, position: Position) -> 
 
 
 def _count(shard_map: ShardMap, done: Repairs) -> None:
-    for kind in ("pointed", "buried", "restored", "missing"):
+    for kind in ("rows", "entries"):
+        metrics.scrubbed.labels(shard_map.name.board, kind).inc(getattr(done, kind))
+    for kind in ("pointed", "buried", "restored", "missing", "passed_over"):
         if count := getattr(done, kind):
             metrics.scrub_repairs.labels(shard_map.name.board, kind).inc(count)
-    level = log.warning if done.total or done.missing else log.debug
+    level = log.warning if done.total or done.missing or done.passed_over else log.debug
     level("scrubbed", board=str(shard_map.name), **asdict(done))

@@ -21,7 +21,7 @@ from secrets import token_hex
 import structlog
 from sqlalchemy import Engine
 
-from records import audit
+from records import audit, players
 from records.audit import Folded, Replayed
 from runtime.deadlines import Deadline
 from sharding.directory import FIRST_EPOCH, Entry
@@ -31,9 +31,8 @@ from sharding.players import Member, PlayerId, member_of, player_of
 from sharding.reader import Found
 from sharding.scores import points_of
 from sharding.shard_map import ShardMap
-from sharding.submissions import Submission
+from sharding.submissions import OWN_MARK, Submission
 from workers import metrics
-from workers.compensation import OWN_MARK
 from workers.draining import drain_now
 from workers.rows import packed_of
 
@@ -82,10 +81,10 @@ def verify(
     """Compare all players of a board period, after draining it; with `repair`, set rows to what the audit log says."""
     comparison = _Comparison(leaderboard, engine, shard_map, repair=repair)
     drain_now(leaderboard, engine, shard_map, Deadline.after(_DRAIN_S))
-    players = comparison.fold(progress)
-    if comparison.different or comparison.count() != players:
+    compared = comparison.fold(progress)
+    if comparison.different or comparison.count() != compared:
         comparison.walk()
-    return Verdict(players, comparison.count(), comparison.different, comparison.repaired, comparison.listed)
+    return Verdict(compared, comparison.count(), comparison.different, comparison.repaired, comparison.listed)
 
 
 class _Comparison:
@@ -103,14 +102,14 @@ class _Comparison:
 
     def fold(self, progress: Progress) -> int:
         """Compare whom the audit log has; how many those are."""
-        players = 0
+        compared = 0
         for batch in _batches(audit.fold(self._engine, self._map.name.board, self._map.name.period)):
             told = {PlayerId(item.user_id): item.points for item in batch}
             rows = self._rows(told)
             self._look_again([player for player, points in told.items() if self._points(rows.get(player)) != points])
-            players += len(batch)
+            compared += len(batch)
             progress(len(batch))
-        return players
+        return compared
 
     def walk(self) -> None:
         """Find whom only Redis has."""
@@ -121,9 +120,10 @@ class _Comparison:
             self._look_again(list(self._walked))
 
     def count(self) -> int:
-        """How many rows there are."""
-        ranges = range(len(self._map.ranges))
-        return sum(self._leaderboard.lifecycle.size(self._map, index, Deadline.after(_STEP_S)) for index in ranges)
+        """How many rows there are, those of hidden players among them."""
+        lifecycle, ranges = self._leaderboard.lifecycle, range(len(self._map.ranges))
+        shown = sum(lifecycle.size(self._map, index, Deadline.after(_STEP_S)) for index in ranges)
+        return shown + lifecycle.hidden_size(self._map, Deadline.after(_STEP_S))
 
     def _look_again(self, suspects: list[PlayerId]) -> None:
         """Tell real differences from submissions that were on their way, and repair them if that is asked for."""
@@ -149,34 +149,31 @@ class _Comparison:
         for player in suspects:  # it changed under every attempt: nothing can be said of it now
             log.warning("player_not_compared", player=player, board=str(self._map.name))
 
-    def _rows(self, players: Iterable[PlayerId]) -> dict[PlayerId, Found]:
-        wanted = list(players)
-        found = self._leaderboard.reader.find_many(self._map, wanted, Deadline.after(_STEP_S))
+    def _rows(self, suspects: Iterable[PlayerId]) -> dict[PlayerId, Found]:
+        wanted = list(suspects)
+        found = self._leaderboard.reader.find_many(self._map, wanted, Deadline.after(_STEP_S), hidden=True)
         # A row that the directory does not know is where the walk has seen it.
         return {player: self._walked[player] for player in wanted if player in self._walked} | found
 
-    def _replay(self, players: Sequence[PlayerId]) -> dict[PlayerId, Replayed]:
+    def _replay(self, wanted: Sequence[PlayerId]) -> dict[PlayerId, Replayed]:
         name = self._map.name
-        replayed = audit.replay(self._engine, name.board, name.period, since=datetime.now(UTC), players=players)
-        return {PlayerId(item.user_id): item for item in replayed}
+        replayed = audit.replay(self._engine, name.board, name.period, since=datetime.now(UTC), players=wanted)
+        return {PlayerId(item.user_id): item for item in replayed if item.points is not None}
 
     def _points(self, row: Found | None) -> int | None:
         return None if row is None else points_of(row.packed, self._map.board.order)
 
     def _mend(self, differing: Sequence["_Suspect"]) -> dict[PlayerId, bool]:
-        """Set rows to what the audit log says; of each that could be tried, whether it still was what had been read.
+        """Set rows to what the audit log says; of each, whether it still was what had been read.
 
-        Not tried is to take away the row of a player who has moved: without it the tombstones that the player left
-        behind would lead nowhere, and keep the player from ever beginning anew.
+        A row that is taken away leaves the mark of a removed player, so the directory needs no change.
         """
         if not differing:
             return {}
-        entries = self._entries([suspect for suspect in differing if suspect.row is None or suspect.replayed is None])
+        entries = self._entries([suspect for suspect in differing if suspect.row is None])
         repairs = {}
         for suspect in differing:
             member = member_of(suspect.player)
-            if suspect.replayed is None and member in entries and entries[member].epoch > FIRST_EPOCH:
-                continue
             wanted = packed_of(self._map, suspect.replayed) if suspect.replayed else None
             if suspect.row is not None:
                 place = Entry(suspect.row.shard, FIRST_EPOCH)
@@ -190,11 +187,10 @@ class _Comparison:
             repairs[suspect.player] = Repair(place.shard, member, seen, wanted, record, place.epoch)
         deadline = Deadline.after(_STEP_S)
         done = self._leaderboard.lifecycle.repair(self._map, list(repairs.values()), deadline)
-        mended = dict(zip(repairs, done, strict=True))
-        gone = [repairs[player].member for player in mended if mended[player] and repairs[player].wanted is None]
-        known = {member: entries[member] for member in gone if member in entries}
-        self._leaderboard.lifecycle.forget(self._map, known, deadline)
-        return mended
+        begun = [suspect.player for suspect in differing if suspect.row is None]
+        hidden = {PlayerId(player): True for player in players.hidden_among(self._engine, begun)}
+        self._leaderboard.hide(self._map.name, hidden, deadline)
+        return dict(zip(repairs, done, strict=True))
 
     def _entries(self, suspects: Iterable["_Suspect"]) -> dict[Member, Entry]:
         members = [member_of(suspect.player) for suspect in suspects]

@@ -9,7 +9,8 @@ What it guarantees: every call is answered by its reply or by an error that says
 and refusals that come before execution (MOVED, ASK, TRYAGAIN, CLUSTERDOWN, LOADING, READONLY, a function library that
 is missing) are dealt with and the call is sent again. A connection that dies after sending is, too: **every call given
 to `execute` must be safe to repeat**, which all functions of this project are by construction. When the deadline
-passes, or a later sending is refused, a call that was ever sent without an answer is UNKNOWN, any other NOT_APPLIED.
+passes, or a later sending is refused, a call that was ever sent without an answer is UNKNOWN, any other NOT_APPLIED;
+a read is never more than NOT_APPLIED.
 """
 
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.connection import Connection
 from redis.exceptions import (
@@ -37,6 +39,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from runtime.deadlines import Deadline
+from runtime.metrics import NodeCounts
 from sharding.cluster.breaker import Breaker
 from sharding.errors import LeaderboardError, Outcome, ShardOutcomeUnknown, ShardUnavailable
 from sharding.slots import SLOTS
@@ -83,12 +86,19 @@ class Refused(LeaderboardError):
         self.words = words
 
 
+#: Commands that change nothing: for a call of one of these it makes no difference whether it was carried out.
+_READS = frozenset(
+    {"FCALL_RO", "GET", "HGET", "HGETALL", "HMGET", "XLEN", "XRANGE", "XREVRANGE", "ZCARD", "ZMSCORE", "ZRANGE"}
+)
+
+
 class _Node:
     """One Redis node: its breaker and a bounded stock of connections."""
 
     def __init__(self, address: str, timeout_s: float, connections: int) -> None:
         self.address = address
         self.breaker = Breaker()
+        self.counts = NodeCounts(address)
         #: until when nobody need wait for this node's replicas: it has none
         self.alone_until = 0.0
         self._timeout_s = timeout_s
@@ -145,6 +155,13 @@ class _Node:
             self._idle.pop().disconnect()
 
 
+class _Learned(NamedTuple):
+    """When somebody last asked who owns which slots, and who told; None: nobody did."""
+
+    at: float
+    source: str | None
+
+
 @dataclass(slots=True)
 class _Exchange:
     """The state of one `execute`."""
@@ -163,6 +180,10 @@ class _Exchange:
         self.answers[index].reply = reply
         self.answers[index].confirmed = confirmed
         self.pending.discard(index)
+
+    def doubt(self, indexes: Iterable[int]) -> None:
+        """These were sent, and may have been carried out; with a read that makes no difference."""
+        self.uncertain.update(index for index in indexes if self.calls[index].args[0] not in _READS)
 
     def fail(self, index: int, error: LeaderboardError, cause: Exception | None = None) -> None:
         error.__cause__ = cause
@@ -209,7 +230,7 @@ class ClusterClient:
         self._nodes: dict[str, _Node] = {}
         self._owners: list[str | None] = [None] * SLOTS
         self._refresh_lock = threading.Lock()
-        self._refreshed_at = 0.0
+        self._learned = _Learned(0.0, None)
         self._has_topology = False
 
     # -- calls
@@ -268,6 +289,7 @@ class ClusterClient:
 
     def _refuse(self, exchange: _Exchange, address: str, indexes: list[int]) -> None:
         """The node is taken to be down: calls whose slot has no other owner by now fail at once."""
+        self._node(address).counts.not_sent(len(indexes))
         self.refresh(deadline=exchange.deadline)
         exchange.give_up(index for index in indexes if self._owners[exchange.calls[index].slot] == address)
 
@@ -291,11 +313,12 @@ class ClusterClient:
         try:
             node.connect(connection, exchange.deadline)
             connected = True
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command([b"".join(map(pack_command, commands))])
         except _LOST as error:
             if connected:
-                exchange.uncertain.update(indexes)
+                exchange.doubt(indexes)
             node.lose(connection, error, began)
+            node.counts.unanswered(len(indexes))
             return None
         except BaseException as error:
             node.lose(connection, error, began)
@@ -333,16 +356,20 @@ class ClusterClient:
             return
         except _LOST as error:
             # Without the answer to its WAIT a reply counts for nothing: a failover may be taking it back just now.
-            exchange.uncertain.update(unread, replies)
+            exchange.doubt([*unread, *replies])
             node.lose(connection, error, message.sent_at)
+            node.counts.unanswered(len(message.indexes))
             return
         except BaseException as error:
             node.lose(connection, error, message.sent_at)
             raise
         node.breaker.succeeded()
         node.give_back(connection)
-        if message.ack_ms and replies and not confirmed:
-            self._doubt(exchange, node, replies)
+        node.counts.answered(len(message.indexes), len(replies), time.monotonic() - message.sent_at)
+        if message.ack_ms and not confirmed:
+            node.counts.unconfirmed()
+            if replies:
+                self._doubt(exchange, node, replies)
         for index, reply in replies.items():
             exchange.answer(index, reply, confirmed)
         if lacks_library:
@@ -366,7 +393,7 @@ class ClusterClient:
         self.refresh(avoid=node.address, deadline=exchange.deadline)
         for index in [index for index in replies if self._owners[exchange.calls[index].slot] != node.address]:
             del replies[index]
-            exchange.uncertain.add(index)
+            exchange.doubt([index])
         role = self.command(node.address, ("ROLE",), exchange.deadline)
         if isinstance(role, list) and role[0] == b"master" and not role[2]:
             node.alone_until = time.monotonic() + _ALONE_FOR_S
@@ -437,26 +464,28 @@ class ClusterClient:
     def refresh(self, *, avoid: str | None = None, deadline: Deadline | None = None) -> None:
         """Learn anew who owns which slots, not from `avoid`.
 
-        One caller does it, at most every 100 ms; the others use what it learns.
+        One caller does it, at most every 100 ms; the others use what it learns. Who wants to `avoid` a node distrusts
+        what was learned before, and from that node.
         """
         until = deadline or Deadline.after(_LEARN_FOR_S)
-        if not self._refresh_lock.acquire(blocking=False):
-            if self._refresh_lock.acquire(timeout=until.remaining()):
-                self._refresh_lock.release()
+        since = time.monotonic() - (0.0 if avoid else _REFRESH_EVERY_S)
+        if not self._refresh_lock.acquire(timeout=until.remaining()):
             return
         try:
-            if time.monotonic() - self._refreshed_at >= _REFRESH_EVERY_S:
-                self._learn(avoid, until)
-                self._refreshed_at = time.monotonic()
+            learned = self._learned
+            if learned.at < since or (avoid and learned.source == avoid):
+                began = time.monotonic()
+                source = self._learn(avoid, until)
+                self._learned = _Learned(began if avoid else time.monotonic(), source)
         finally:
             self._refresh_lock.release()
 
-    def _learn(self, avoid: str | None, until: Deadline) -> None:
-        """Ask nodes in turn, healthy ones first, until one tells the slots."""
+    def _learn(self, avoid: str | None, until: Deadline) -> str | None:
+        """Ask nodes in turn, healthy ones first, until one tells the slots; which one did."""
         nodes = [self._node(address) for address in dict.fromkeys([*self._nodes, *self._seeds]) if address != avoid]
         for address in [node.address for node in sorted(nodes, key=lambda node: node.breaker.failures)]:
             if until.passed:
-                return
+                break
             turn = Deadline(min(until.at, Deadline.after(_TOPOLOGY_TIMEOUT_S).at))
             slots = self.command(address, ("CLUSTER", "SLOTS"), turn)
             if isinstance(slots, RedisError | OSError) or not slots:
@@ -469,7 +498,8 @@ class ClusterClient:
                     self._node(name)
             self._owners = owners
             self._has_topology = True
-            return
+            return address
+        return None
 
     def _ensure_topology(self, deadline: Deadline | None = None) -> None:
         if not self._has_topology:

@@ -141,12 +141,18 @@ def attempt(action: Action) -> bool:
     try:
         execute(action)
     except (redis.RedisError, OSError) as error:
-        if isinstance(action, LoadFunctions) and "Error compiling" in str(error):
-            raise FormationError(f"the function library does not compile: {error}") from error
+        if isinstance(action, LoadFunctions) and _is_defect(error):
+            raise FormationError(f"the function library cannot be loaded: {error}") from error
         log.info("formation_refused", action=describe(action), reason=str(error))
         return False
     log.info("formation_action", action=describe(action))
     return True
+
+
+def _is_defect(error: Exception) -> bool:
+    """Whether a refusal to load is about the code: what passes has a word in capitals before it."""
+    words = str(error)
+    return type(error) is redis.ResponseError and not words.partition(" ")[0].isupper() and "timeout" not in words
 
 
 def describe(action: Action) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 from sharding.boards import Operator
 from sharding.directory import Entry
 from sharding.handoff import states
-from sharding.handoff.states import ABSENT, MOST_RECENT, Clock, Gone, Head, Leaving, Live, Memory, State, Told
+from sharding.handoff.states import ABSENT, MOST_RECENT, Clock, Gone, Head, Leaving, Live, Memory, Removed, State, Told
 from sharding.scores import HIGHEST, LOWEST, POINTS_LIMIT, Order, PackedScore
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "handoff.md"
@@ -31,6 +31,7 @@ _STATES: tuple[State, ...] = (
     ABSENT,
     Live(_EPOCH, PackedScore(0), Memory()),
     Leaving(_EPOCH, PackedScore(0), Memory(), _THERE),
+    Removed(_EPOCH, Memory()),
     Gone(_EPOCH, _THERE),
 )
 
@@ -53,7 +54,7 @@ def edges() -> list[Edge]:
     found = [
         Edge(step, _name(before), answer, _name(after), after != before)
         for state in _STATES
-        for step, before, answer, after in (*_applied(state), *_moved(state), *_tidied(state))
+        for step, before, answer, after in (*_applied(state), *_set_aside(state), *_moved(state), *_tidied(state))
     ]
     steps = list(dict.fromkeys(edge.step for edge in found))
     return sorted(dict.fromkeys(found), key=lambda edge: steps.index(edge.step))
@@ -74,9 +75,22 @@ def _applied(before: State) -> Iterator[_Seen]:
         full = frozenset(number.to_bytes(10, "big") for number in range(MOST_RECENT))
         memories = (frozenset({_EVENT}), frozenset({_OTHER_CONTENT}), full)
         situations += [(replace(before, memory=Memory(recent=memory)), _HOME, 1, False) for memory in memories]
-    for state, head, value, may_create in situations:
-        after, told = states.apply(state, head, clock, value=value, event=_EVENT, may_create=may_create)
+    if isinstance(before, Removed):
+        situations.append((replace(before, memory=Memory(recent=frozenset({_EVENT}))), _HOME, 1, True))
+    for state, head, value, may in situations:
+        after, told = states.apply(state, head, clock, value=value, event=_EVENT, may_create=may, may_begin_anew=may)
         yield "apply", state, _words(told), after
+
+
+def _set_aside(before: State) -> Iterator[_Seen]:
+    clock, known = Clock(), Memory(recent=frozenset({_EVENT}))
+    situations = [before, replace(before, memory=known)] if isinstance(before, Live | Removed) else [before]
+    for state in situations:
+        after, told = states.remove(state, clock, event=_EVENT)
+        yield "remove", state, _words(told), after
+    for hidden in (True, False):
+        after, told = states.hide(before, hidden=hidden)
+        yield "hide" if hidden else "show", before, _words(told), after
 
 
 def _moved(before: State) -> Iterator[_Seen]:

@@ -10,17 +10,17 @@ Every step takes many players: one call per step and shard.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
-from runtime import failpoints
+from runtime import failpoints, metrics
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer
 from sharding.directory import Directory, Entry
+from sharding.errors import ShardUnavailable
 from sharding.functions import (
-    SLICE,
+    MOVE_SLICE,
     Arrive,
     Depart,
     Functions,
@@ -30,16 +30,17 @@ from sharding.functions import (
     pairs,
     read_payload,
     read_tombstone,
+    refusal_of,
 )
-from sharding.players import Member, player_of
+from sharding.handoff.refusals import Why, refuse
+from sharding.players import Member
 from sharding.scores import PackedScore
 from sharding.shard_map import ShardMap
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Leaving:
+class Leaving(NamedTuple):
     """A player on the way out of `source`."""
 
     source: int
@@ -47,13 +48,16 @@ class Leaving:
     about: Payload
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """Where a player is after a move; `place` in that shard (-1 if not asked for or not known)."""
+class Moved(NamedTuple):
+    """Where a player is after a move; `place` in that shard (-1 if not asked for or not known).
+
+    `packed`: the score that moved, where it is known; the one before the move may have changed until the departure.
+    """
 
     entry: Entry
     place: int = -1
     is_stray: bool = False
+    packed: PackedScore | None = None
 
 
 def leaving(source: int, payload: bytes) -> Leaving:
@@ -126,10 +130,13 @@ class Mover:
             moved, left = self._arrived_before(shard_map, movers, deadline)
         moved.update(self._arrive(shard_map, left, deadline, tell_places))
         failpoints.reach("handoff.arrived")
-        entries = {member: Entry(movers[member].about.target, movers[member].about.epoch) for member in moved}
+        entries = {member: to.entry for member, to in moved.items()}
         pointed = self._directory.point(shard_map, entries, deadline)
         failpoints.reach("handoff.pointed")
-        self._finish(shard_map, {member: movers[member] for member in moved if member in pointed.entries}, deadline)
+        arrived = {member: movers[member] for member in moved if member in pointed.entries}
+        self._finish(shard_map, arrived, deadline)
+        metrics.moves_finished.inc(len(arrived))
+        metrics.moves_left.inc(len(movers) - len(arrived))
         failpoints.reach("handoff.finished")
         return found | moved
 
@@ -168,9 +175,18 @@ class Mover:
             for source, members, answer in self._step("rb1_depart", shard_map, groups, args, deadline):
                 for member, (code, detail) in zip(members, pairs(answer.reply), strict=True):
                     if code == Depart.DEPARTED:
-                        departed[member] = leaving(source, detail)
+                        try:
+                            departed[member] = leaving(source, detail)
+                        except ShardUnavailable:
+                            refuse(Why.PAYLOAD, shard_map, source, member)
                     elif code == Depart.OTHER_EPOCH:
-                        again[member] = (Entry(source, int(detail)), wanted[member][1])
+                        # A row of an earlier epoch than is known of may be a ghost: that is for the scrub to find out.
+                        if int(detail) < wanted[member][0].epoch:
+                            refuse(Why.EPOCH, shard_map, source, member)
+                        else:
+                            again[member] = (Entry(source, int(detail)), wanted[member][1])
+                    elif code == Depart.MISDIRECTED and args[member][2] != source:
+                        refuse(Why.UNKNOWN_SHARD, shard_map, source, member)
                     elif code == Depart.NOT_HERE and detail:
                         moved[member] = Moved(Entry(*read_tombstone(detail)))
             if not again:
@@ -191,15 +207,14 @@ class Mover:
             for member, arrival in zip(members, arrivals(answer.reply), strict=True):
                 about = movers[member].about
                 if arrival.code == Arrive.MISDIRECTED:
-                    log.error(
-                        "handoff_payload_refused",
-                        board=str(shard_map.name),
-                        player=player_of(member),
-                        source=movers[member].source,
-                        target=about.target,
-                    )
+                    refuse(Why.PAYLOAD, shard_map, about.target, member)
                 else:
-                    landed[member] = Moved(Entry(about.target, about.epoch), arrival.place, bool(arrival.is_stray))
+                    landed[member] = Moved(
+                        Entry(about.target, about.epoch),
+                        arrival.place,
+                        bool(arrival.is_stray),
+                        PackedScore(about.packed),
+                    )
         return landed
 
     def _finish(self, shard_map: ShardMap, movers: Mapping[Member, Leaving], deadline: Deadline) -> None:
@@ -223,9 +238,9 @@ class Mover:
     ) -> Iterable[tuple[int, Sequence[Member], Answer]]:
         """One step for all players: shard, its players and its answer, for the shards that took it."""
         slices = [
-            (shard, members[start : start + SLICE])
+            (shard, members[start : start + MOVE_SLICE])
             for shard, members in groups.items()
-            for start in range(0, len(members), SLICE)
+            for start in range(0, len(members), MOVE_SLICE)
         ]
         calls = [
             ShardCall(shard_map.keys(shard), function, (option, *(arg for member in members for arg in args[member])))
@@ -244,5 +259,10 @@ class Mover:
                     players=len(members),
                     reason=answer.error.detail,
                 )
+                refusal = refusal_of(answer.error)
+                if refusal is not None and refusal.code == "RBNOHEAD":
+                    why = Why.NO_HEAD if shard in shard_map.shards() else Why.UNKNOWN_SHARD
+                    for member in members:
+                        refuse(why, shard_map, shard, member)
             else:
                 yield shard, members, answer

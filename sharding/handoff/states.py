@@ -39,6 +39,9 @@ step may be repeated by anybody at any time, so nobody has to know who else is a
 - *Own claim before create.* A row begins under the epoch 1, where the directory says, and only by somebody who has
   himself written that entry or rewritten the one he found. A claim merely read may be taken back, and the next one may
   name another shard, because the shard of a claim follows from the first score: duplicated.
+- *A mark in the place of a removed row.* Who is taken off the board leaves epoch and events behind. The entry goes on
+  to be true, so nobody claims anew; a late arrival finds that it was here already; and who submits again begins in that
+  very place, once somebody has made sure that the player still exists.
 - *Tombstones* outlive any request. A writer that was sent here by an old entry is sent on; without them it would find
   nothing and, with a claim of its own from before, create: duplicated.
 - *Unsure is not refused.* A call that was sent and not answered may have happened. Whatever is answered to the second
@@ -53,11 +56,15 @@ repairs what that leaves, with the same tools. The directory is corrected by *po
 live row older than the directory's entry, or as old and elsewhere, is a ghost and is *buried*; a row that is nowhere
 is restored by *arrive* under the very epoch that the directory names, so that it displaces nothing that is as new.
 
-Assumed: a shard's clock does not step back over the edge of a window, and the clocks of two shards differ by less than
-one window.
+**Time.** The events that recognise a retry lie in keys named for windows of time, and so do tombstones. A shard's clock
+therefore never runs back: every call that writes leaves its time in the head, and no later call goes by an earlier one.
+After a failover to a server whose clock is behind, or a step of that clock, the shard's time stands still until it has
+caught up. What a replica has, it has with the time that goes with it, so no window that holds an event is looked past.
+
+Assumed: the clocks of two shards differ by less than one window.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
@@ -67,6 +74,8 @@ from sharding.functions import Arrive, Code, Depart
 from sharding.scores import POINTS_LIMIT, Order, PackedScore, pack, points_of
 from sharding.submissions import EVENT_ID_BYTES
 
+#: Epochs and numbers of shards lie below it.
+MOST_EPOCH = 1 << 31
 #: Events of one player that one window holds.
 MOST_RECENT = 4096
 
@@ -113,6 +122,8 @@ class Live:
     epoch: int
     packed: PackedScore
     memory: Memory
+    #: writable, and kept out of the ranking
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +134,15 @@ class Leaving:
     packed: PackedScore
     memory: Memory
     target: int
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The mark of a player who was taken off the board here."""
+
+    epoch: int
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +153,7 @@ class Gone:
     target: int
 
 
-State: TypeAlias = Absent | Live | Leaving | Gone
+State: TypeAlias = Absent | Live | Leaving | Removed | Gone
 
 ABSENT = Absent()
 
@@ -145,7 +165,8 @@ ABSENT = Absent()
 class Head:
     """A shard's own record of its range and rules, as far as they concern one player.
 
-    `takes_player`: the player's hash belongs to this shard, where the range is split by it.
+    `takes_player`: the player's hash belongs to this shard, where the range is split by it. `shards`: the board's
+    shards have the numbers below it.
     """
 
     shard: int
@@ -154,6 +175,7 @@ class Head:
     order: Order = Order.DESC
     operator: Operator = Operator.ADD
     takes_player: bool = True
+    shards: int = MOST_EPOCH
 
     def is_stray(self, packed: PackedScore) -> bool:
         """Whether a row with this packed score belongs elsewhere."""
@@ -180,11 +202,22 @@ class Told:
 
 
 def apply(  # noqa: PLR0911 (one return a case)
-    state: State, head: Head, clock: Clock, *, value: int, event: bytes, may_create: bool
+    state: State,
+    head: Head,
+    clock: Clock,
+    *,
+    value: int,
+    event: bytes,
+    may_create: bool,
+    may_begin_anew: bool = False,
+    hidden: bool = False,
+    settles: bool = False,
 ) -> tuple[State, Told]:
     """A submission. `detail`: the packed score, the state that says where to go, or why it was refused.
 
     `may_create`: the caller has written or rewritten the player's claim himself, and a replica has it.
+    `may_begin_anew`: the caller knows that a player who was removed still exists. `hidden`: a row that begins is.
+    `settles`: this takes back what was applied twice.
     """
     match state:
         case Leaving():
@@ -195,12 +228,19 @@ def apply(  # noqa: PLR0911 (one return a case)
             return state, Told(Code.UNKNOWN)
         case Absent():
             epoch, packed, memory = FIRST_EPOCH, None, Memory(clock.window)
+        case Removed():
+            epoch, packed, memory = state.epoch, None, state.memory.seen_at(clock.window)
         case Live():
             epoch, packed, memory = state.epoch, state.packed, state.memory.seen_at(clock.window)
-    if packed is not None and (known := memory.find(event)):
+            hidden = state.hidden
+    if known := memory.find(event):
         if known != event:
             return state, Told(Code.REFUSED, "match")
-        return state, Told(Code.DUPLICATE, packed, head.is_stray(packed))
+        return state, _duplicate(head, packed)
+    if isinstance(state, Removed) and settles:
+        return state, _duplicate(head, None)
+    if isinstance(state, Removed) and not may_begin_anew:
+        return state, Told(Code.REMOVED)
     if len(memory.recent) >= MOST_RECENT:
         return state, Told(Code.REFUSED, "recent")
     points = None if packed is None else points_of(packed, head.order)
@@ -209,8 +249,12 @@ def apply(  # noqa: PLR0911 (one return a case)
         return state, Told(Code.REFUSED, "points")
     if packed is None or after != points:  # the time that decides ties moves only with the points
         packed = pack(after, clock.elapsed, head.order)
-    live = Live(epoch, packed, Memory(memory.window, memory.recent | {event}, memory.before))
+    live = Live(epoch, packed, Memory(memory.window, memory.recent | {event}, memory.before), hidden)
     return live, Told(Code.APPLIED, packed, head.is_stray(packed))
+
+
+def _duplicate(head: Head, packed: PackedScore | None) -> Told:
+    return Told(Code.DUPLICATE) if packed is None else Told(Code.DUPLICATE, packed, head.is_stray(packed))
 
 
 def depart(  # noqa: PLR0911 (one return a case)
@@ -222,16 +266,17 @@ def depart(  # noqa: PLR0911 (one return a case)
             return state, Told(Depart.OTHER_EPOCH, state.epoch)
         case Live() if not head.is_stray(state.packed):
             return state, Told(Depart.AT_HOME)
-        case Live() if target == head.shard:  # the caller's map is not the shard's
+        case Live() if target == head.shard or target >= head.shards:  # the caller's map is not the shard's
             return state, Told(Depart.MISDIRECTED)
         case Live():
-            payload = Leaving(state.epoch + 1, state.packed, state.memory.seen_at(clock.window), target)
+            memory = state.memory.seen_at(clock.window)
+            payload = Leaving(state.epoch + 1, state.packed, memory, target, state.hidden)
             return payload, Told(Depart.DEPARTED, payload)
         case Leaving():
             return state, Told(Depart.DEPARTED, state)
         case Gone():
             return state, Told(Depart.NOT_HERE, state)
-        case Absent():
+        case Absent() | Removed():
             return state, Told(Depart.NOT_HERE)
 
 
@@ -241,9 +286,44 @@ def arrive(state: State, head: Head, clock: Clock, *, payload: Leaving) -> tuple
         return state, Told(Arrive.MISDIRECTED, 0)
     here = 0 if isinstance(state, Absent) else state.epoch
     if payload.epoch > here:
-        state = Live(payload.epoch, payload.packed, payload.memory.seen_at(clock.window))
+        state = Live(payload.epoch, payload.packed, payload.memory.seen_at(clock.window), payload.hidden)
         return state, Told(Arrive.ARRIVED, payload.epoch, head.is_stray(payload.packed))
     return state, Told(Arrive.ALREADY, here, isinstance(state, Live) and head.is_stray(state.packed))
+
+
+def remove(state: State, clock: Clock, *, event: bytes) -> tuple[State, Told]:
+    """Take the player off the board. `detail`: the packed score the player had, or the state that says where to go."""
+    match state:
+        case Live() | Removed():
+            memory = state.memory.seen_at(clock.window)
+            if memory.find(event):
+                return state, Told(Code.DUPLICATE)
+            if isinstance(state, Removed):
+                return state, Told(Code.REMOVED)
+            mark = Removed(state.epoch, Memory(memory.window, memory.recent | {event}, memory.before))
+            return mark, Told(Code.APPLIED, state.packed)
+    return state, _elsewhere(state)
+
+
+def hide(state: State, *, hidden: bool) -> tuple[State, Told]:
+    """Keep the player out of the ranking, or show it again. `detail`: the state that says where to go."""
+    match state:
+        case Live() if state.hidden != hidden:
+            return replace(state, hidden=hidden), Told(Code.APPLIED)
+        case Live():
+            return state, Told(Code.DUPLICATE)
+        case Removed():
+            return state, Told(Code.REMOVED)
+    return state, _elsewhere(state)
+
+
+def _elsewhere(state: State) -> Told:
+    match state:
+        case Leaving():
+            return Told(Code.LEAVING, state)
+        case Gone():
+            return Told(Code.GONE, state)
+    return Told(Code.UNKNOWN)
 
 
 def finish(state: State, *, epoch: int) -> tuple[State, bool]:

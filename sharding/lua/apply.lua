@@ -1,23 +1,28 @@
 --[[ rb1_apply: apply submissions to one shard; all of them or none are seen by anybody in between.
   KEYS  the shard's
   ARGV  recent window, gone window, outbox limit, 1 to tell places or 2 to settle,
-        who may create the row: '' nobody, or a character per submission, '1' who may,
+        what the caller may do for players without a row: '' nothing, or a character per submission: 0 nothing,
+        1 create the row, 2 begin anew where the player was removed; 3, 4 the same, and the row is hidden
         msgpack of the submissions in one flat list: member, value, event, member, ...
         msgpack of the notes for the audit, one per submission: never unpacked here
   Reply clock in ms, version of the map, msgpack of one flat list with four per submission:
         code, detail, place, 1 if the row is now a stray
         code       detail                     place (0-based, or -1)
         applied    packed score
-        duplicate  packed score               this event was applied before; nothing changed
+        duplicate  packed score, or ''        this event was applied before; nothing changed ('': there is no row now)
         leaving    payload of the move        finish the move, then ask its target
         gone       epoch:target               ask there
         unknown    ''                         the player has no row here and this caller may not create one
         refused    points | recent | match    too large | too many events in a window | same match, other content
-  To settle is to take back what was applied twice, which has to go on while the shard is frozen.
+        removed    ''                         the player was removed and this caller may not begin anew
+  To settle is to take back what was applied twice, which has to go on while the shard is frozen. Where the player was
+  removed there is nothing left to take back (`duplicate`).
   Cost  O(n log N) for n submissions. The outbox entry is written in the same call; submissions and notes go into it as
   they came. Lists travel packed because an argument of its own costs the server more than all that is done with it here. ]]
 
-local APPLIED, DUPLICATE, IS_LEAVING, IS_GONE, UNKNOWN, REFUSED = 1, 2, 3, 4, 5, 6
+local APPLIED, DUPLICATE, IS_LEAVING, IS_GONE, UNKNOWN, REFUSED, IS_HIDDEN, IS_REMOVED = 1, 2, 3, 4, 5, 6, 7, 8
+local MAY_CREATE, MAY_BEGIN_ANEW = { ['1'] = true, ['3'] = true }, { ['2'] = true, ['4'] = true }
+local MAY_HIDDEN = { ['3'] = true, ['4'] = true }
 local ITEM = 3             -- values per submission
 local MOST_TOGETHER = 2000 -- submissions in one call; unpack() takes less than 8,000 values
 
@@ -46,8 +51,10 @@ end
     members, number_of   each way
     packed               false where there is no row here; follows what is applied
     recent, before       events remembered, false for none; `fresh`: those that this call applies
+    hidden, removed      whether the row is a hidden player's, and whether there is the mark of a removed one instead
     leaving, gone        of members that have no row
-    points, moved        after what is applied, and whether the row changes ]]
+    points, moved        after what is applied, and whether the row changes
+  and `of_other_part`: whether a row was made for whom the range's other parts are, by somebody with an old map ]]
 local function players_here(keys, items)
   local members, number_of = {}, {}
   for at = 1, #items, ITEM do
@@ -62,7 +69,7 @@ local function players_here(keys, items)
     members = members, number_of = number_of, packed = packed,
     recent = redis.call('HMGET', keys[RECENT], unpack(members)),
     before = redis.call('HMGET', keys[RECENT_BEFORE], unpack(members)),
-    fresh = {}, leaving = {}, gone = {}, points = {}, moved = {}, gained = 0,
+    fresh = {}, hidden = {}, removed = {}, leaving = {}, gone = {}, points = {}, moved = {}, gained = 0,
   }
   here.remembered = { here.recent, here.before, here.fresh }
   local absent = {}
@@ -74,12 +81,20 @@ local function players_here(keys, items)
     end
   end
   if #absent > 0 then
+    local aside = redis.call('ZMSCORE', keys[ASIDE], unpack(absent))
     local leaving = redis.call('HMGET', keys[LEAVING], unpack(absent))
     local gone = redis.call('HMGET', keys[GONE], unpack(absent))
     local gone_before = redis.call('HMGET', keys[GONE_BEFORE], unpack(absent))
     for i, member in ipairs(absent) do
-      here.leaving[number_of[member]] = leaving[i]
-      here.gone[number_of[member]] = gone[i] or gone_before[i]
+      local number = number_of[member]
+      here.leaving[number] = leaving[i]
+      here.gone[number] = gone[i] or gone_before[i]
+      if aside[i] == REMOVED_MARK then
+        here.removed[number] = true
+      elseif aside[i] then
+        here.hidden[number] = true
+        packed[number] = tonumber(aside[i])
+      end
     end
   end
   return here
@@ -106,22 +121,27 @@ local function event_known(here, player, event)
 end
 
 --[[ One submission: code and detail. Changes only `here`. ]]
-local function apply_one(head, here, player, value, event, may_create)
+local function apply_one(head, here, player, value, event, may, settles)
   local packed = here.packed[player]
-  if not packed then
+  local removed = not packed and here.removed[player]
+  if not packed and not removed then
     if here.leaving[player] then
       return IS_LEAVING, here.leaving[player]
     elseif here.gone[player] then
       return IS_GONE, here.gone[player]
-    elseif not may_create then
+    elseif not MAY_CREATE[may] then
       return UNKNOWN, ''
     end
   end
   local known = event_known(here, player, event)
   if known == event then
-    return DUPLICATE, packed
+    return DUPLICATE, packed or ''
   elseif known then
     return REFUSED, 'match'
+  elseif removed and settles then
+    return DUPLICATE, ''
+  elseif removed and not MAY_BEGIN_ANEW[may] then
+    return IS_REMOVED, ''
   end
   local recent, fresh = here.recent[player] or '', here.fresh[player] or ''
   if #recent + #fresh >= MOST_RECENT * EVENT then
@@ -132,6 +152,10 @@ local function apply_one(head, here, player, value, event, may_create)
   if not (after > -POINTS_LIMIT and after < POINTS_LIMIT) then
     return REFUSED, 'points'
   end
+  if not points then
+    here.hidden[player] = MAY_HIDDEN[may]
+    here.of_other_part = here.of_other_part or not is_of_part(head, here.members[player])
+  end
   if after ~= points then
     packed = head.sign * after * SPAN + head.elapsed
     here.packed[player] = packed
@@ -139,33 +163,49 @@ local function apply_one(head, here, player, value, event, may_create)
   end
   here.points[player] = after
   here.fresh[player] = fresh .. event
-  here.gained = here.gained + after - (points or 0)
+  if not here.hidden[player] then
+    here.gained = here.gained + after - (points or 0)
+  end
   return APPLIED, packed
 end
 
 --[[ Write what was applied: rows, remembered events, the outbox entry, the head's counters. ]]
 local function write(keys, args, head, here, applied, results)
-  local rows, recent = {}, {}
+  local rows, aside, shown, recent = {}, {}, {}, {}
   for player, member in ipairs(here.members) do
     local fresh = here.fresh[player]
     if fresh then
       recent[#recent + 1] = member
       recent[#recent + 1] = (here.recent[player] or '') .. fresh
       if here.moved[player] then
-        rows[#rows + 1] = here.packed[player]
-        rows[#rows + 1] = member
+        local ranking = here.hidden[player] and aside or rows
+        ranking[#ranking + 1] = here.packed[player]
+        ranking[#ranking + 1] = member
+        if here.removed[player] and ranking == rows then
+          shown[#shown + 1] = member
+        end
       end
     end
   end
   if #rows > 0 then
     redis.call('ZADD', keys[ROWS], unpack(rows))
   end
+  if #aside > 0 then
+    redis.call('ZADD', keys[ASIDE], unpack(aside))
+  end
+  if #shown > 0 then
+    redis.call('ZREM', keys[ASIDE], unpack(shown))
+  end
   local new = redis.call('HSET', keys[RECENT], unpack(recent))
   if new > 0 and redis.call('HLEN', keys[RECENT]) == new then -- the window's first
     expire_window(keys[RECENT], tonumber(args[1]), head.recent_ms)
   end
+  if here.of_other_part then
+    comb_again(keys) -- its writer moves it home, if it lives
+  end
   write_down(keys, args[6], args[7], results)
-  redis.call('HSET', keys[HEAD], 'submissions', head.submissions + applied, 'points', head.points + here.gained)
+  redis.call('HSET', keys[HEAD], 'submissions', head.submissions + applied, 'points', head.points + here.gained,
+    'touched_ms', head.now)
 end
 
 local function rb1_apply(keys, args)
@@ -174,8 +214,8 @@ local function rb1_apply(keys, args)
     return problem
   end
   local items, count = unpack_submissions(args[6])
-  local creators = args[5]
-  if not items or #args ~= 7 or not tonumber(args[3]) or (creators ~= '' and #creators ~= count) then
+  local permissions = args[5]
+  if not items or #args ~= 7 or not tonumber(args[3]) or (permissions ~= '' and #permissions ~= count) then
     return redis.error_reply('RBFORM three values a submission')
   end
   if head.state ~= 'open' and not (head.state == 'frozen' and args[4] == '2') then
@@ -190,8 +230,8 @@ local function rb1_apply(keys, args)
   for number = 1, count do
     local at, slot = (number - 1) * ITEM, (number - 1) * 4
     local player = here.number_of[items[at + 1]]
-    local may_create = creators ~= '' and string.sub(creators, number, number) == '1'
-    local code, detail = apply_one(head, here, player, items[at + 2], items[at + 3], may_create)
+    local may = permissions ~= '' and string.sub(permissions, number, number)
+    local code, detail = apply_one(head, here, player, items[at + 2], items[at + 3], may, args[4] == '2')
     results[results_head + number] = code == APPLIED and here.points[player]
     applied = applied + (code == APPLIED and 1 or 0)
     reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] = code, detail, -1, 0
@@ -205,9 +245,9 @@ local function rb1_apply(keys, args)
   local places = {}
   for number = 1, count do
     local slot, member = (number - 1) * 4, items[(number - 1) * ITEM + 1]
-    if reply[slot + 1] <= DUPLICATE then
-      local player = here.number_of[member]
-      if args[4] == '1' then
+    local player = here.number_of[member]
+    if reply[slot + 1] <= DUPLICATE and here.packed[player] then
+      if args[4] == '1' and not here.hidden[player] then
         places[player] = places[player] or redis.call('ZRANK', keys[ROWS], member)
         reply[slot + 3] = places[player]
       end

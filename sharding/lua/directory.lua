@@ -6,7 +6,7 @@
   ARGV  per player: member, shard, epoch
   Reply per player: the entry as it is now. It is always rewritten, so that a WAIT covers it whoever wrote it. ]]
 local function rb1_point(keys, args)
-  if #args ~= 3 * #keys or not are_numbers(args, 2, 3) or not are_numbers(args, 3, 3) then
+  if #args ~= 3 * #keys or not are_whole(args, 2, 3, MOST_EPOCH) or not are_whole(args, 3, 3, MOST_EPOCH) then
     return redis.error_reply('RBFORM three arguments a player: member, shard, epoch')
   end
   local reply = {}

@@ -1,11 +1,17 @@
 --[[ The four steps that move players between shards (handoff/states.py holds the table they keep). Each is idempotent,
-  may be repeated by anybody, and takes many players at once; each answers what it found, so that whoever calls can go
-  on. The actor waits for a replica after each of the first three. The head counts each player's step in `moves`, by which a
-  reader sees that nobody moved between two looks (reader.py). ]]
+  may be repeated by anybody, and takes many players at once, each of them once; each answers what it found, so that
+  whoever calls can go on. The actor waits for a replica after each of the first three. The head counts each player's step
+  in `moves`, by which a reader sees that nobody moved between two looks (reader.py); so do the scrub and repairs.
+
+  A range that moves takes tens of thousands of players a second with it, and a command costs more than what it does for
+  one player. So each step reads what it needs of all players, one command a key (the replies lie in the order of the
+  players); then decides for each of them; then writes, again one command a key. ]]
 
 local DEPARTED, AT_HOME, NOT_HERE, OTHER_EPOCH, MISDIRECTED = 1, 2, 3, 4, 5
 local ARRIVED, ALREADY = 1, 2
 local MOVE_HEAD = 3
+local MOST_MOVED = 2000 -- players in one call; unpack() takes less than 8,000 values
+local NONE = {}
 
 local function epoch_of_row(keys, member)
   return tonumber(redis.call('HGET', keys[EPOCHS], member) or 1)
@@ -15,30 +21,81 @@ local function tombstone(keys, member)
   return redis.call('HGET', keys[GONE], member) or redis.call('HGET', keys[GONE_BEFORE], member)
 end
 
-local function is_whole(number)
-  return type(number) == 'number' and number == math.floor(number) and math.abs(number) < MOST_EXACT
+local function is_whole(number, limit)
+  return type(number) == 'number' and number % 1 == 0 and number > -limit and number < limit
 end
 
 local function are_events(events)
   return type(events) == 'string' and #events % EVENT == 0
 end
 
---[[ A payload is {version, packed, epoch, target, recent window, recent, recent before}; nil for any other form. ]]
+--[[ A payload is {version, packed, epoch, target, recent window, recent, recent before}, and 1 at the end for a hidden
+  player: all of them but the version, or nothing for any other form. ]]
 local function unpack_payload(payload)
   local fine, content = pcall(cmsgpack.unpack, payload)
-  if not fine or type(content) ~= 'table' or content[1] ~= PAYLOAD or #content ~= 7 then
+  if fine and type(content) == 'table' and content[1] == PAYLOAD
+    and (#content == 7 or #content == 8 and content[8] == 1)
+    and is_whole(content[2], MOST_EXACT) and is_whole(content[3], MOST_EPOCH) and is_whole(content[4], MOST_EPOCH)
+    and is_whole(content[5], MOST_EXACT) and are_events(content[6]) and are_events(content[7]) then
+    return unpack(content, 2)
+  end
+end
+
+--[[ The members that the arguments behind the head of a step name, one in each group of so many; nil if those are not
+  whole groups, or too many, or name a player twice. ]]
+local function players_named(args, size)
+  local members, seen = {}, {}
+  if (#args - MOVE_HEAD) % size ~= 0 or #args - MOVE_HEAD > MOST_MOVED * size then
     return nil
   end
-  for field = 2, 5 do
-    if not is_whole(content[field]) then
+  for at = MOVE_HEAD + 1, #args, size do
+    local member = args[at]
+    if seen[member] then
       return nil
     end
+    seen[member] = true
+    members[#members + 1] = member
   end
-  if not are_events(content[6]) or not are_events(content[7]) then
-    return nil
+  return members
+end
+
+--[[ What a hash, or the rows, have of members; false for what they do not have. ]]
+local function read_all(command, key, members)
+  return #members > 0 and redis.call(command, key, unpack(members)) or NONE
+end
+
+--[[ A command with a key and a list, unless that is empty. ]]
+local function write_all(command, key, list)
+  if #list > 0 then
+    redis.call(command, key, unpack(list))
   end
-  return { packed = content[2], epoch = content[3], target = content[4], window = content[5], recent = content[6],
-    before = content[7] }
+end
+
+--[[ The rows of members: packed scores (false for none); the key that each is in, ROWS or ASIDE, also for the mark of one
+  who was removed; and how many have a row or a mark. ]]
+local function rows_of(keys, members)
+  local packed, key_of, count = read_all('ZMSCORE', keys[ROWS], members), {}, 0
+  for i, row in ipairs(packed) do
+    key_of[i] = row and ROWS
+    count = count + (row and 1 or 0)
+  end
+  if count < #members then
+    for i, row in ipairs(redis.call('ZMSCORE', keys[ASIDE], unpack(members))) do
+      if row then
+        key_of[i], count = ASIDE, count + 1
+        packed[i] = row ~= REMOVED_MARK and row
+      end
+    end
+  end
+  return packed, key_of, count
+end
+
+--[[ Count rows that came or went other than by play, and the points that the shard's rows have more for it. ]]
+local function count_moves(keys, how_many, points)
+  if how_many > 0 then
+    redis.call('HINCRBY', keys[HEAD], 'moves', how_many)
+    redis.call('HINCRBY', keys[HEAD], 'points', text(points))
+  end
 end
 
 --[[ rb1_depart: LIVE(e) and a stray -> LEAVING(e+1, payload); the row leaves the ranking, frozen.
@@ -49,78 +106,120 @@ end
         at home      ''          the row is in the shard's range
         not here     epoch:target of the tombstone, or ''
         other epoch  the row's epoch
-        misdirected  ''          the target is this very shard ]]
+        misdirected  ''          the target is this very shard, or none of the board ]]
 local function rb1_depart(keys, args)
   local head, problem = look(keys, args)
   if problem then
     return problem
   end
-  if (#args - MOVE_HEAD) % 3 ~= 0 or not are_numbers(args, MOVE_HEAD + 2, 3) or not are_numbers(args, MOVE_HEAD + 3, 3) then
+  local members = players_named(args, 3)
+  if not members or not are_whole(args, MOVE_HEAD + 2, 3, MOST_EPOCH)
+    or not are_whole(args, MOVE_HEAD + 3, 3, MOST_EPOCH) then
     return redis.error_reply('RBFORM three arguments a player: member, epoch, target')
   end
-  local reply, left = { head.version }, 0
-  for at = MOVE_HEAD + 1, #args, 3 do
-    local member, expected, target = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
-    local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
-    local code, detail = NOT_HERE, ''
-    if not packed then
-      local payload = redis.call('HGET', keys[LEAVING], member)
-      if payload then
-        code, detail = DEPARTED, payload
-      else
-        detail = tombstone(keys, member) or ''
-      end
-    else
-      local epoch = epoch_of_row(keys, member)
-      if epoch ~= expected then
-        code, detail = OTHER_EPOCH, text(epoch)
-      elseif not is_stray(head, member, packed) then
-        code = AT_HOME
-      elseif target == head.shard then
-        code = MISDIRECTED
-      else
-        code = DEPARTED
-        detail = cmsgpack.pack({ PAYLOAD, packed, epoch + 1, target, tonumber(args[1]),
-          redis.call('HGET', keys[RECENT], member) or '', redis.call('HGET', keys[RECENT_BEFORE], member) or '' })
-        redis.call('HSET', keys[LEAVING], member, detail)
-        redis.call('ZREM', keys[ROWS], member)
-        redis.call('HDEL', keys[EPOCHS], member)
-        redis.call('HDEL', keys[RECENT], member)
-        redis.call('HDEL', keys[RECENT_BEFORE], member)
-        left = left + points_of(head, packed)
-        redis.call('HINCRBY', keys[HEAD], 'moves', 1)
-      end
-    end
-    reply[#reply + 1] = code
-    reply[#reply + 1] = detail
+  local rows, key_of, here = rows_of(keys, members)
+  local epochs, recent, before, leaving, gone, gone_before = NONE, NONE, NONE, NONE, NONE, NONE
+  if here > 0 then
+    epochs = read_all('HMGET', keys[EPOCHS], members)
+    recent = read_all('HMGET', keys[RECENT], members)
+    before = read_all('HMGET', keys[RECENT_BEFORE], members)
   end
-  redis.call('HINCRBY', keys[HEAD], 'points', text(-left))
+  if here < #members then
+    leaving = read_all('HMGET', keys[LEAVING], members)
+    gone = read_all('HMGET', keys[GONE], members)
+    gone_before = read_all('HMGET', keys[GONE_BEFORE], members)
+  end
+
+  local window, reply, points = tonumber(args[1]), { head.version }, 0
+  local departed, payloads, had_epoch, had_recent, had_before = { [ROWS] = {}, [ASIDE] = {} }, {}, {}, {}, {}
+  for i, member in ipairs(members) do
+    local at = MOVE_HEAD + 3 * i
+    local packed, expected, target = tonumber(rows[i] or nil), tonumber(args[at - 1]), tonumber(args[at])
+    local epoch = tonumber(epochs[i] or 1)
+    local code, detail = NOT_HERE, not key_of[i] and (gone[i] or gone_before[i]) or ''
+    if leaving[i] and not packed then
+      code, detail = DEPARTED, leaving[i]
+    elseif packed and epoch ~= expected then
+      code, detail = OTHER_EPOCH, epoch .. ''
+    elseif packed and not is_stray(head, member, packed) then
+      code, detail = AT_HOME, ''
+    elseif packed and (target == head.shard or target >= head.shards) then
+      code, detail = MISDIRECTED, ''
+    elseif packed then
+      code = DEPARTED
+      detail = cmsgpack.pack({ PAYLOAD, packed, epoch + 1, target, window, recent[i] or '', before[i] or '',
+        key_of[i] == ASIDE and 1 or nil })
+      local left = departed[key_of[i]]
+      left[#left + 1] = member
+      payloads[#payloads + 1] = member
+      payloads[#payloads + 1] = detail
+      had_epoch[#had_epoch + 1] = epochs[i] and member or nil
+      had_recent[#had_recent + 1] = recent[i] and member or nil
+      had_before[#had_before + 1] = before[i] and member or nil
+      points = points + (key_of[i] == ROWS and points_of(head, packed) or 0)
+    end
+    reply[2 * i], reply[2 * i + 1] = code, detail
+  end
+
+  write_all('HSET', keys[LEAVING], payloads)
+  write_all('ZREM', keys[ROWS], departed[ROWS])
+  write_all('ZREM', keys[ASIDE], departed[ASIDE])
+  write_all('HDEL', keys[EPOCHS], had_epoch)
+  write_all('HDEL', keys[RECENT], had_recent)
+  write_all('HDEL', keys[RECENT_BEFORE], had_before)
+  count_moves(keys, #payloads / 2, -points)
   touch(keys, head)
   return reply
 end
 
-local function keep_recent(key, window, window_ms, member, events)
-  if events ~= '' then
-    redis.call('HSET', key, member, events)
+--[[ The events of a payload as those of a window and of the one before it. A payload of a later window is of a shard
+  whose clock is ahead, at the edge of a window: its events are kept as new ones, or a retry would count again. ]]
+local function events_at(window, theirs, recent, before)
+  if theirs > window then
+    return before .. recent, ''
+  elseif theirs == window then
+    return recent, before
+  elseif theirs == window - 1 then
+    return '', recent
+  end
+  return '', ''
+end
+
+--[[ Keep the events of members, and drop those of rows that are replaced by ones without any. ]]
+local function keep_events(key, window, window_ms, members, events)
+  local kept, dropped = {}, {}
+  for i, member in ipairs(members) do
+    if events[i] ~= '' then
+      kept[#kept + 1] = member
+      kept[#kept + 1] = events[i]
+    else
+      dropped[#dropped + 1] = member
+    end
+  end
+  write_all('HDEL', key, dropped)
+  write_all('HSET', key, kept)
+  if #kept > 0 then
     expire_window(key, window, window_ms)
-  else
-    redis.call('HDEL', key, member) -- those of a row that is replaced
   end
 end
 
---[[ The events of a payload, as this shard remembers them. A payload of a later window is of a shard whose clock is
-  ahead, at the edge of a window: its events are kept as new ones, or a retry would count again. ]]
-local function keep_events(keys, head, member, window, payload)
-  local recent, before = '', ''
-  if payload.window > window then
-    recent = payload.before .. payload.recent
-  elseif payload.window == window then
-    recent, before = payload.recent, payload.before
-  elseif payload.window == window - 1 then
-    before = payload.recent
+--[[ The epoch of what is known of each member: of the row or mark, of the payload on the way out, or of the tombstone; 0 for
+  nothing, nil where a payload cannot be read: it cannot be told then whether it is newer than what arrives. ]]
+local function epochs_here(keys, members, key_of, count, leaving)
+  local epochs = count > 0 and read_all('HMGET', keys[EPOCHS], members) or NONE
+  local gone = read_all('HMGET', keys[GONE], members)
+  local gone_before = read_all('HMGET', keys[GONE_BEFORE], members)
+  local here = {}
+  for i = 1, #members do
+    local tomb = gone[i] or gone_before[i]
+    local epoch = math.max(key_of[i] and tonumber(epochs[i] or 1) or 0, tomb and (gone_entry(tomb)) or 0)
+    if leaving[i] then
+      local _, departed = unpack_payload(leaving[i])
+      epoch = departed and math.max(epoch, departed)
+    end
+    here[i] = epoch
   end
-  keep_recent(keys[RECENT], window, head.recent_ms, member, recent)
-  keep_recent(keys[RECENT_BEFORE], window - 1, head.recent_ms, member, before)
+  return here
 end
 
 --[[ rb1_arrive: no entry, or one of a lower epoch -> LIVE(e+1); otherwise it was there already and nothing changes.
@@ -133,51 +232,72 @@ local function rb1_arrive(keys, args)
   if problem then
     return problem
   end
-  if (#args - MOVE_HEAD) % 2 ~= 0 then
-    return redis.error_reply('RBFORM two arguments a player')
+  local window, members = tonumber(args[1]), players_named(args, 2)
+  if not members then
+    return redis.error_reply('RBFORM two arguments a player: member, payload')
   end
-  local window, reply, came = tonumber(args[1]), { head.version }, 0
-  for at = MOVE_HEAD + 1, #args, 2 do
-    local member, payload = args[at], unpack_payload(args[at + 1])
-    local code, epoch, place, stray = MISDIRECTED, 0, -1, 0
-    local leaving = redis.call('HGET', keys[LEAVING], member)
-    local departed = leaving and unpack_payload(leaving)
-    -- Beside a payload of another version it cannot be told which of the two is newer.
-    if payload and payload.target == head.shard and (departed or not leaving) then
-      local here = 0
-      local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
-      local gone = tombstone(keys, member)
-      if packed then
-        here = epoch_of_row(keys, member)
-      end
-      if departed then
-        here = math.max(here, departed.epoch)
-      end
-      if gone then
-        here = math.max(here, (gone_entry(gone)))
-      end
-      code, epoch = ALREADY, here
-      if payload.epoch > here then
-        came = came + points_of(head, payload.packed) - (packed and points_of(head, packed) or 0)
-        code, epoch, packed = ARRIVED, payload.epoch, payload.packed
-        redis.call('ZADD', keys[ROWS], text(packed), member)
-        redis.call('HSET', keys[EPOCHS], member, text(epoch))
-        redis.call('HDEL', keys[LEAVING], member)
-        redis.call('HINCRBY', keys[HEAD], 'moves', 1)
-        keep_events(keys, head, member, window, payload)
-      end
-      if packed then
-        stray = is_stray(head, member, packed) and 1 or 0
-        if args[3] == '1' then
-          place = redis.call('ZRANK', keys[ROWS], member)
+  local rows, key_of, count = rows_of(keys, members)
+  local leaving = read_all('HMGET', keys[LEAVING], members)
+  local here = epochs_here(keys, members, key_of, count, leaving)
+
+  local reply, points, of_other_part = { head.version }, 0, false
+  local came, epochs, left, all_recent, all_before = {}, {}, {}, {}, {}
+  local scores, replaced = { [ROWS] = {}, [ASIDE] = {} }, { [ROWS] = {}, [ASIDE] = {} }
+  for i, member in ipairs(members) do
+    local packed, epoch, target, theirs, recent, before, hidden = unpack_payload(args[MOVE_HEAD + 2 * i])
+    local code, known, stray = MISDIRECTED, 0, 0
+    if epoch and target == head.shard and here[i] then
+      local row = tonumber(rows[i] or nil)
+      code, known = ALREADY, here[i]
+      if epoch > here[i] then
+        code, known = ARRIVED, epoch
+        local key = hidden and ASIDE or ROWS
+        if key_of[i] == ROWS then
+          points = points - points_of(head, row)
         end
+        if key_of[i] and key_of[i] ~= key then
+          local others = replaced[key_of[i]]
+          others[#others + 1] = member
+        end
+        points = points + (key == ROWS and points_of(head, packed) or 0)
+        row = packed
+        local ranking = scores[key]
+        local count = #came + 1
+        came[count] = member
+        ranking[#ranking + 1] = packed + 0 -- as a number a command gets 17 digits of it
+        ranking[#ranking + 1] = member
+        epochs[2 * count - 1], epochs[2 * count] = member, epoch .. ''
+        all_recent[count], all_before[count] = events_at(window, theirs, recent, before)
+        left[#left + 1] = leaving[i] and member or nil
+        of_other_part = of_other_part or not is_of_part(head, member)
+      end
+      stray = row and is_stray(head, member, row) and 1 or 0
+    end
+    local slot = 4 * i
+    reply[slot - 2], reply[slot - 1], reply[slot], reply[slot + 1] = code, known, -1, stray
+  end
+
+  for _, key in ipairs({ ROWS, ASIDE }) do
+    write_all('ZREM', keys[key], replaced[key])
+    write_all('ZADD', keys[key], scores[key])
+  end
+  write_all('HSET', keys[EPOCHS], epochs)
+  write_all('HDEL', keys[LEAVING], left)
+  keep_events(keys[RECENT], window, head.recent_ms, came, all_recent)
+  keep_events(keys[RECENT_BEFORE], window - 1, head.recent_ms, came, all_before)
+  count_moves(keys, #came, points)
+  if of_other_part then
+    comb_again(keys)
+  end
+  touch(keys, head)
+
+  if args[3] == '1' then
+    for i, member in ipairs(members) do
+      if reply[4 * i - 2] ~= MISDIRECTED then
+        reply[4 * i] = redis.call('ZRANK', keys[ROWS], member) or -1
       end
     end
-    local slot = #reply
-    reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] = code, epoch, place, stray
   end
-  redis.call('HINCRBY', keys[HEAD], 'points', text(came))
-  touch(keys, head)
   return reply
 end
 
@@ -190,56 +310,31 @@ local function rb1_finish(keys, args)
   if problem then
     return problem
   end
-  if (#args - MOVE_HEAD) % 2 ~= 0 or not are_numbers(args, MOVE_HEAD + 2, 2) then
+  local members = players_named(args, 2)
+  if not members or not are_whole(args, MOVE_HEAD + 2, 2, MOST_EPOCH) then
     return redis.error_reply('RBFORM two arguments a player: member, epoch')
   end
-  local reply, wrote = { head.version }, false
-  for at = MOVE_HEAD + 1, #args, 2 do
-    local member, epoch = args[at], tonumber(args[at + 1])
-    local leaving = redis.call('HGET', keys[LEAVING], member)
-    local payload = leaving and unpack_payload(leaving)
-    local gone = payload and payload.epoch == epoch
-    if gone then
-      redis.call('HDEL', keys[LEAVING], member)
-      redis.call('HSET', keys[GONE], member, text(epoch) .. ':' .. text(payload.target))
-      wrote = true
-      redis.call('HINCRBY', keys[HEAD], 'moves', 1)
+  local leaving = read_all('HMGET', keys[LEAVING], members)
+  local reply, finished, tombstones = { head.version }, {}, {}
+  for i, member in ipairs(members) do
+    local gone = 0
+    if leaving[i] then
+      local _, epoch, target = unpack_payload(leaving[i])
+      if epoch and epoch == tonumber(args[MOVE_HEAD + 2 * i]) then
+        gone = 1
+        finished[#finished + 1] = member
+        tombstones[#tombstones + 1] = member
+        tombstones[#tombstones + 1] = epoch .. ':' .. target
+      end
     end
-    reply[#reply + 1] = gone and 1 or 0
+    reply[i + 1] = gone
   end
-  if wrote then
+  write_all('HDEL', keys[LEAVING], finished)
+  write_all('HSET', keys[GONE], tombstones)
+  if #finished > 0 then
     expire_window(keys[GONE], tonumber(args[2]), GONE_MS)
-  end
-  return reply
-end
-
---[[ rb1_strays: who has to leave this shard, and who is on the way out.
-  KEYS  the shard's
-  ARGV  recent window, gone window, the most to list of each kind
-  Reply version of the map, then per player: member, epoch, packed score, payload ('' for a row that has not departed)
-  Strays of a range split by player hash are not found here: they lie anywhere in the rows. ]]
-local function rb1_strays(keys, args)
-  local head, problem = look(keys, args)
-  if problem then
-    return problem
-  end
-  local most, reply = args[3], { head.version }
-  local leaving = redis.call('HRANDFIELD', keys[LEAVING], most, 'WITHVALUES')
-  for i = 1, #leaving, 2 do
-    local payload = unpack_payload(leaving[i + 1])
-    if payload then -- one of another version waits for a process that knows it, and nobody waits for that one
-      local slot = #reply
-      reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
-        leaving[i], payload.epoch, text(payload.packed), leaving[i + 1]
-    end
-  end
-  for _, side in ipairs({ { '-inf', '(' .. text(head.low) }, { text(head.high), '+inf' } }) do
-    local rows = redis.call('ZRANGE', keys[ROWS], side[1], side[2], 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
-    for i = 1, #rows, 2 do
-      local slot = #reply
-      reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
-        rows[i], epoch_of_row(keys, rows[i]), text(tonumber(rows[i + 1])), ''
-    end
+    count_moves(keys, #finished, 0)
+    touch(keys, head)
   end
   return reply
 end
@@ -247,4 +342,3 @@ end
 redis.register_function('rb1_depart', rb1_depart)
 redis.register_function('rb1_arrive', rb1_arrive)
 redis.register_function('rb1_finish', rb1_finish)
-redis.register_function({ function_name = 'rb1_strays', callback = rb1_strays, flags = { 'no-writes' } })

@@ -1,10 +1,11 @@
 --[[ rb1_open: write a shard's head, unless it has one that is as new. A change of the map comes in two stages: 0, the
   range is widened to what it was and what it will be; 1, it is what the map says.
   KEYS  head
-  ARGV  version of the map, stage, then field, value, ...
-  Reply the head's version afterwards ]]
+  ARGV  version of the map, stage, parts of the range, part, then field, value, ...
+  Reply the head's version afterwards
+  Rows that are here already belong to other parts now, if those have changed: the shard is to be combed (strays.lua). ]]
 local function rb1_open(keys, args)
-  local field = redis.call('HMGET', keys[1], 'version', 'stage')
+  local field = redis.call('HMGET', keys[1], 'version', 'stage', 'parts', 'part')
   local version, stage = tonumber(field[1] or 0), tonumber(field[2] or 0)
   local wanted, wanted_stage = tonumber(args[1]), tonumber(args[2])
   if wanted < version or (wanted == version and wanted_stage <= stage) then
@@ -13,7 +14,14 @@ local function rb1_open(keys, args)
   if version == 0 then
     redis.call('HSET', keys[1], 'state', 'open')
   end
-  redis.call('HSET', keys[1], 'version', text(wanted), 'stage', text(wanted_stage), unpack(args, 3))
+  local parts, part = args[3], args[4]
+  if parts == '1' then
+    redis.call('HDEL', keys[1], 'comb')
+  elseif version > 0 and (field[3] ~= parts or field[4] ~= part) then
+    redis.call('HSET', keys[1], 'comb', COMB_BEGUN)
+  end
+  redis.call('HSET', keys[1], 'version', text(wanted), 'stage', text(wanted_stage), 'parts', parts, 'part', part,
+    unpack(args, 5))
   return wanted
 end
 

@@ -18,8 +18,8 @@ end
 
 --[[ rb1_load: put rows into a shard that is being rebuilt, as they were. May be repeated.
   KEYS  the shard's
-  ARGV  recent window, gone window, the recent window that the events are of, then per row: member, packed score, epoch,
-        events of that window, events of the window before it
+  ARGV  recent window, gone window, the recent window that the events are of, then per row: member, packed score ('' is the
+        mark of a player who was removed), epoch, events of that window, events of the window before it, 1 for a hidden one
   Reply rows in the shard afterwards. RBSTATE unless the shard's state is `rebuilding`. ]]
 local function rb1_load(keys, args)
   local head, problem = look(keys, args)
@@ -29,15 +29,17 @@ local function rb1_load(keys, args)
   if head.state ~= 'rebuilding' then
     return redis.error_reply('RBSTATE ' .. head.state)
   end
-  if #args < 8 or (#args - 3) % 5 ~= 0 then
-    return redis.error_reply('RBFORM five arguments a row')
+  if #args < 9 or (#args - 3) % 6 ~= 0 then
+    return redis.error_reply('RBFORM six arguments a row')
   end
   local current, loaded = tonumber(args[1]), tonumber(args[3])
-  local rows, epochs, events = {}, {}, { [current] = {}, [current - 1] = {} }
-  for at = 4, #args, 5 do
+  local rows, aside, epochs, events = {}, {}, {}, { [current] = {}, [current - 1] = {} }
+  for at = 4, #args, 6 do
     local member = args[at]
-    rows[#rows + 1] = args[at + 1]
-    rows[#rows + 1] = member
+    local is_mark = args[at + 1] == ''
+    local ranking = (is_mark or args[at + 5] == '1') and aside or rows
+    ranking[#ranking + 1] = is_mark and REMOVED_MARK or args[at + 1]
+    ranking[#ranking + 1] = member
     if args[at + 2] ~= '1' then
       epochs[#epochs + 1] = member
       epochs[#epochs + 1] = args[at + 2]
@@ -50,7 +52,14 @@ local function rb1_load(keys, args)
       end
     end
   end
-  redis.call('ZADD', keys[ROWS], unpack(rows))
+  if #rows > 0 then
+    redis.call('ZADD', keys[ROWS], unpack(rows))
+  end
+  if #aside > 0 then
+    redis.call('ZADD', keys[ASIDE], unpack(aside))
+  end
+  count_moves(keys, (#rows + #aside) / 2, 0)
+  touch(keys, head)
   if #epochs > 0 then
     redis.call('HSET', keys[EPOCHS], unpack(epochs))
   end
@@ -68,6 +77,7 @@ end
   KEYS  the shard's
   ARGV  recent window, gone window, msgpack of a note per player, then per player: member, packed score seen, packed score
         wanted ('' is: no row), epoch of a row that is made, event
+        A row that is taken away leaves the mark of a removed player: directory and tombstones go on to be true.
   Reply per player: 1 if it was set, 2 if it was as wanted already, 0 if it was something else than what was seen ]]
 local function rb1_repair(keys, args)
   local head, problem = look(keys, args)
@@ -78,13 +88,13 @@ local function rb1_repair(keys, args)
     return redis.error_reply('RBFORM five arguments a player')
   end
   local reply, asked, results, gained = {}, {}, outbox_results(head), 0
-  local wrote = false
+  local wrote = 0
   for at = 4, #args, REPAIR_ITEM do
     local member, seen, wanted, epoch = args[at], args[at + 1], args[at + 2], tonumber(args[at + 3])
-    local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
+    local packed, key = row_of(keys, member)
     local as_seen = packed and text(packed) == seen
     if not packed and seen == '' then
-      local gone = tombstone(keys, member)
+      local gone = not key and tombstone(keys, member)
       as_seen = redis.call('HEXISTS', keys[LEAVING], member) == 0 and not (gone and gone_entry(gone) >= epoch)
     end
     local as_wanted = (packed and text(packed) or '') == wanted
@@ -94,47 +104,34 @@ local function rb1_repair(keys, args)
       local before = packed and points_of(head, packed) or 0
       local after = 0
       if wanted == '' then
-        redis.call('ZREM', keys[ROWS], member)
-        for _, key in ipairs({ EPOCHS, RECENT, RECENT_BEFORE }) do
-          redis.call('HDEL', keys[key], member)
-        end
+        set_aside(keys, key, member)
+        redis.call('HDEL', keys[RECENT], member)
+        redis.call('HDEL', keys[RECENT_BEFORE], member)
       else
         after = points_of(head, tonumber(wanted))
-        redis.call('ZADD', keys[ROWS], wanted, member)
-        if not packed and epoch > 1 then
-          redis.call('HSET', keys[EPOCHS], member, text(epoch))
+        if not packed then
+          redis.call('ZREM', keys[ASIDE], member)
+          if not key and epoch > 1 then
+            redis.call('HSET', keys[EPOCHS], member, text(epoch))
+          end
         end
+        redis.call('ZADD', keys[packed and key or ROWS], wanted, member)
+      end
+      if not packed or key == ROWS then
+        gained = gained + after - before
       end
       gain, points = after - before, after
-      gained, wrote = gained + gain, true
+      wrote = wrote + 1
     end
     local slot = #asked
     asked[slot + 1], asked[slot + 2], asked[slot + 3] = member, gain, args[at + 4]
     results[#results + 1] = points
   end
-  if wrote then
+  if wrote > 0 then
     write_down(keys, cmsgpack.pack(asked), args[3], results)
-    redis.call('HINCRBY', keys[HEAD], 'points', text(gained))
-  else
-    touch(keys, head)
+    count_moves(keys, wrote, gained)
   end
-  return reply
-end
-
---[[ rb1_forget: take players without a row out of the directory, unless their entry has changed.
-  KEYS  per player: its directory bucket
-  ARGV  per player: member, entry as it was seen
-  Reply per player: nil, or the entry that is there instead ]]
-local function rb1_forget(keys, args)
-  local reply = {}
-  for i, key in ipairs(keys) do
-    local member, entry = args[i * 2 - 1], redis.call('HGET', key, args[i * 2 - 1])
-    if entry == args[i * 2] then
-      redis.call('HDEL', key, member)
-      entry = false
-    end
-    reply[i] = entry
-  end
+  touch(keys, head)
   return reply
 end
 
@@ -153,5 +150,4 @@ end
 redis.register_function('rb1_state', rb1_state)
 redis.register_function('rb1_load', rb1_load)
 redis.register_function('rb1_repair', rb1_repair)
-redis.register_function('rb1_forget', rb1_forget)
 redis.register_function('rb1_expire', rb1_expire)

@@ -1,6 +1,6 @@
 --[[ What every function shares: the order of keys, the shard's head, packed scores, recent events.
 
-  A shard's nine keys lie in one slot and always come in this order; a function touches no other key. Numbers are
+  A shard's ten keys lie in one slot and always come in this order; a function touches no other key. Numbers are
   doubles here and `tostring` keeps 14 digits, so a packed score (up to 2^52) is always written with text().
 
   Errors start with a word that the client knows (functions.py), have words behind it (the server puts ERR before one that
@@ -11,8 +11,8 @@
     RBBACKLOG  the outbox is full
     RBFORM     the arguments are not of the function's form ]]
 
-local ROWS, EPOCHS, RECENT, RECENT_BEFORE, LEAVING, GONE, GONE_BEFORE, OUTBOX, HEAD = 1, 2, 3, 4, 5, 6, 7, 8, 9
-local SHARD_KEYS = 9
+local ROWS, EPOCHS, RECENT, RECENT_BEFORE, LEAVING, GONE, GONE_BEFORE, OUTBOX, HEAD, ASIDE = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+local SHARD_KEYS = 10
 
 local SPAN = 4194304            -- 2^22 tie-break units, scores.py
 local POINTS_LIMIT = 1073741824 -- 2^30
@@ -20,8 +20,11 @@ local EVENT_ID = 8              -- bytes that name an event
 local EVENT = 10                -- those and two bytes of its content
 local MOST_RECENT = 4096        -- events of one player that one window holds
 local MOST_EXACT = 9007199254740992 -- 2^53: whole numbers below it are exact
+local MOST_EPOCH = 2147483648   -- 2^31: no player moves so often, and no board has so many shards
 local GONE_MS = 86400000        -- a tombstone lives for one to two of these windows
+local COMB_BEGUN = '0:-inf:'   -- how far a shard is combed for strays (strays.lua)
 local PAYLOAD = 1               -- version of what travels from shard to shard
+local REMOVED_MARK = 'inf'      -- stands in ASIDE in the place of a packed score
 local OUTBOX_FORMAT = 2
 
 local function text(number)
@@ -33,27 +36,31 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
---[[ Whether every so many-th argument is a number, from one on. What is not is refused before anything is changed. ]]
-local function are_numbers(args, first, step)
+--[[ Whether every so many-th argument, from one on, is a whole number from 0 up to a limit. What is not is refused before
+  anything is changed. ]]
+local function are_whole(args, first, step, limit)
   for at = first, #args, step do
-    if not tonumber(args[at]) then
+    local number = tonumber(args[at])
+    if not number or number % 1 ~= 0 or number < 0 or number >= limit then
       return false
     end
   end
   return true
 end
 
---[[ The shard's head as numbers, or an error reply. ARGV 1 and 2 are the windows that the keys were named for. ]]
+--[[ The shard's head as numbers, or an error reply. Its clock does not run back: after a failover to a server whose
+  clock is behind it stands still, or the events of a window that has begun would not be looked for any more. ARGV 1 and
+  2 are the windows that the keys were named for. ]]
 local function look(keys, args)
   if #keys ~= SHARD_KEYS then
     return nil, redis.error_reply('RBFORM a shard has ' .. SHARD_KEYS .. ' keys')
   end
   local field = redis.call('HMGET', keys[HEAD], 'shard', 'low', 'high', 'parts', 'part', 'version', 'state', 'start_ms',
-    'unit_ms', 'sign', 'operator', 'recent_ms', 'submissions', 'points')
+    'unit_ms', 'sign', 'operator', 'recent_ms', 'submissions', 'points', 'shards', 'touched_ms')
   if not field[1] then
     return nil, redis.error_reply('RBNOHEAD it was never opened, or is gone')
   end
-  local now = now_ms()
+  local now = math.max(now_ms(), tonumber(field[16] or 0))
   local recent_ms = tonumber(field[12])
   if tonumber(args[1]) ~= math.floor(now / recent_ms) or tonumber(args[2]) ~= math.floor(now / GONE_MS) then
     return nil, redis.error_reply('RBWINDOW ' .. text(now))
@@ -62,9 +69,24 @@ local function look(keys, args)
     shard = tonumber(field[1]), low = tonumber(field[2]), high = tonumber(field[3]),
     parts = tonumber(field[4]), part = tonumber(field[5]), version = tonumber(field[6]), state = field[7],
     start_ms = tonumber(field[8]), unit_ms = tonumber(field[9]), sign = tonumber(field[10]), operator = field[11],
-    recent_ms = recent_ms, now = now, submissions = tonumber(field[13] or 0), points = tonumber(field[14] or 0),
+    submissions = tonumber(field[13] or 0), points = tonumber(field[14] or 0), shards = tonumber(field[15] or MOST_EPOCH),
+    recent_ms = recent_ms, now = now,
     elapsed = math.min(math.max(math.floor((now - field[8]) / field[9]), 0), SPAN - 1),
   }
+end
+
+--[[ A member's row: its packed score, and the key it is in: ROWS, or ASIDE for a hidden player. Who was taken off the
+  board has no packed score, and ASIDE; who has no row and no mark, neither. ]]
+local function row_of(keys, member)
+  local packed = redis.call('ZSCORE', keys[ROWS], member)
+  if packed then
+    return tonumber(packed), ROWS
+  end
+  packed = redis.call('ZSCORE', keys[ASIDE], member)
+  if packed then
+    return packed ~= REMOVED_MARK and tonumber(packed) or nil, ASIDE
+  end
+  return nil, nil
 end
 
 local function points_of(head, packed)
@@ -76,11 +98,24 @@ local function part_of(member, parts)
   return math.floor(tonumber(string.sub(redis.sha1hex(member), 1, 4), 16)) % parts
 end
 
+local function is_of_part(head, member)
+  return head.parts == 1 or part_of(member, head.parts) == head.part
+end
+
 local function is_stray(head, member, packed)
-  if packed < head.low or packed >= head.high then
-    return true
+  return packed < head.low or packed >= head.high or not is_of_part(head, member)
+end
+
+--[[ Rows of another part of the range may be anywhere in the shard: have it combed for them (strays.lua). A comb that is
+  under way comes round once more. ]]
+local function comb_again(keys)
+  local comb = redis.call('HGET', keys[HEAD], 'comb')
+  if comb then
+    local found, rest = string.match(comb, '^(%d+)(:.*)$')
+    redis.call('HSET', keys[HEAD], 'comb', text(found + 1) .. rest)
+  else
+    redis.call('HSET', keys[HEAD], 'comb', COMB_BEGUN)
   end
-  return head.parts > 1 and part_of(member, head.parts) ~= head.part
 end
 
 --[[ Where an event stands in a string of events: its position, or nil. Matches lie on multiples of EVENT. ]]
@@ -106,9 +141,10 @@ local function write_down(keys, asked, notes, results)
 end
 
 --[[ A WAIT covers what its own connection wrote. A call that wrote nothing, but whose answer rests on what somebody
-  else wrote here, writes this: replication is one ordered stream, so whoever waits for this has that too. ]]
+  else wrote here, writes this: replication is one ordered stream, so whoever waits for this has that too. A call that
+  wrote to a key of a time window writes it as well: it is what keeps the clock from running back over those. ]]
 local function touch(keys, head)
-  redis.call('HSET', keys[HEAD], 'touched_ms', text(head.now))
+  redis.call('HSET', keys[HEAD], 'touched_ms', head.now)
 end
 
 --[[ Entries of a windowed key live until the window after theirs has passed. ]]

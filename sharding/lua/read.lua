@@ -1,13 +1,13 @@
 --[[ Reads. None of them writes; all may run on a replica. ]]
 
-local LIVE = 1 -- and IS_LEAVING, IS_GONE, UNKNOWN of apply.lua
+local LIVE = 1 -- and IS_LEAVING, IS_GONE, IS_HIDDEN, UNKNOWN of apply.lua
 local MOST_LEAVING = 500
 
 --[[ rb1_find: what a shard knows of players.
   KEYS  the shard's
   ARGV  recent window, gone window, 0, then per player: member
-  Reply version of the map, then per player code and detail: live, packed score | leaving, payload |
-        gone, epoch:target | unknown, '' ]]
+  Reply version of the map, then per player code and detail: live, packed score | hidden, packed score |
+        leaving, payload | gone, epoch:target | unknown, ''. Who was removed is unknown. ]]
 local function rb1_find(keys, args)
   local head, problem = look(keys, args)
   if problem then
@@ -16,14 +16,13 @@ local function rb1_find(keys, args)
   local reply = { head.version }
   for at = MOVE_HEAD + 1, #args do
     local member = args[at]
-    local code, detail = LIVE, redis.call('ZSCORE', keys[ROWS], member)
-    if detail then
-      detail = text(tonumber(detail))
-    else
+    local packed, key = row_of(keys, member)
+    local code, detail = key == ROWS and LIVE or IS_HIDDEN, packed and text(packed)
+    if not key then
       code, detail = IS_LEAVING, redis.call('HGET', keys[LEAVING], member)
-    end
-    if not detail then
-      code, detail = IS_GONE, tombstone(keys, member)
+      if not detail then
+        code, detail = IS_GONE, tombstone(keys, member)
+      end
     end
     if not detail then
       code, detail = UNKNOWN, ''

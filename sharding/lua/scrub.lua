@@ -1,7 +1,8 @@
 --[[ What the scrub asks and does (scrub.py): it looks at rows in turn, makes sure of what it has seen, and takes away
   rows that are not their players' any more. ]]
 
---[[ rb1_scan: some rows of a shard, and where to go on. Rows that stay are seen at least once in a full turn.
+--[[ rb1_scan: some rows of a shard, and where to go on. Rows that stay are seen at least once in a full turn, those of
+  hidden players and the marks of removed ones in its second half (cursors that begin with an `a`).
   KEYS  the shard's
   ARGV  recent window, gone window, cursor ('0' to begin), about how many
   Reply the next cursor ('0': that was all), then per row: member, epoch ]]
@@ -10,8 +11,13 @@ local function rb1_scan(keys, args)
   if problem then
     return problem
   end
-  local scanned = redis.call('ZSCAN', keys[ROWS], args[3], 'COUNT', args[4])
-  local reply = { scanned[1] }
+  local half, cursor = string.match(args[3], '^(a?)(%d+)$')
+  local scanned = redis.call('ZSCAN', keys[half == 'a' and ASIDE or ROWS], cursor, 'COUNT', args[4])
+  local over = scanned[1] == '0'
+  local reply = { half .. scanned[1] }
+  if over then
+    reply[1] = half == '' and redis.call('EXISTS', keys[ASIDE]) == 1 and 'a0' or '0'
+  end
   for i = 1, #scanned[2], 2 do
     reply[#reply + 1] = scanned[2][i]
     reply[#reply + 1] = epoch_of_row(keys, scanned[2][i])
@@ -22,7 +28,8 @@ end
 --[[ rb1_attest: what a shard knows of players. It writes a touch, so that who waits for a replica may rest on it.
   KEYS  the shard's
   ARGV  recent window, gone window, then per player: member
-  Reply per player code (as rb1_find has them), epoch, and shard: this one, or where the player is leaving or gone for ]]
+  Reply per player code (as rb1_find has them; hidden players are live, and `removed` is one of its own), epoch, and
+        shard: this one, or where the player is leaving or gone for ]]
 local function rb1_attest(keys, args)
   local head, problem = look(keys, args)
   if problem then
@@ -32,16 +39,17 @@ local function rb1_attest(keys, args)
   for at = MOVE_HEAD, #args do
     local member = args[at]
     local code, epoch, shard = UNKNOWN, 0, head.shard
-    if redis.call('ZSCORE', keys[ROWS], member) then
-      code, epoch = LIVE, epoch_of_row(keys, member)
+    local packed, key = row_of(keys, member)
+    if key then
+      code, epoch = packed and LIVE or IS_REMOVED, epoch_of_row(keys, member)
     else
       local payload = redis.call('HGET', keys[LEAVING], member)
       local gone = tombstone(keys, member)
       if payload then
         code = IS_LEAVING -- and the epoch of a payload of another version is not known
-        payload = unpack_payload(payload)
-        if payload then
-          epoch, shard = payload.epoch, payload.target
+        local _, its_epoch, target = unpack_payload(payload)
+        if target then
+          epoch, shard = its_epoch, target
         end
       elseif gone then
         code = IS_GONE
@@ -65,27 +73,28 @@ local function rb1_bury(keys, args)
   if problem then
     return problem
   end
-  if (#args - 2) % 3 ~= 0 or not are_numbers(args, 4, 3) or not are_numbers(args, 5, 3) then
+  if (#args - 2) % 3 ~= 0 or not are_whole(args, 4, 3, MOST_EPOCH) or not are_whole(args, 5, 3, MOST_EPOCH) then
     return redis.error_reply('RBFORM three arguments a player: member, shard, epoch')
   end
-  local reply, buried = {}, 0
+  local reply, buried, points = {}, 0, 0
   for at = MOVE_HEAD, #args, 3 do
     local member, shard, epoch = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
-    local packed = tonumber(redis.call('ZSCORE', keys[ROWS], member) or nil)
+    local packed, key = row_of(keys, member)
     local here = packed and epoch_of_row(keys, member)
     local ghost = packed and here <= epoch and shard ~= head.shard
     if ghost then
-      redis.call('ZREM', keys[ROWS], member)
-      for _, key in ipairs({ EPOCHS, RECENT, RECENT_BEFORE }) do
-        redis.call('HDEL', keys[key], member)
+      redis.call('ZREM', keys[key], member)
+      for _, its in ipairs({ EPOCHS, RECENT, RECENT_BEFORE }) do
+        redis.call('HDEL', keys[its], member)
       end
       redis.call('HSET', keys[GONE], member, text(epoch) .. ':' .. text(shard))
-      buried = buried + points_of(head, packed)
+      buried, points = buried + 1, points + (key == ROWS and points_of(head, packed) or 0)
     end
     reply[#reply + 1] = ghost and 1 or 0
   end
   expire_window(keys[GONE], tonumber(args[2]), GONE_MS)
-  redis.call('HINCRBY', keys[HEAD], 'points', text(-buried))
+  count_moves(keys, buried, -points)
+  touch(keys, head)
   return reply
 end
 

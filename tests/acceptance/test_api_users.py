@@ -30,6 +30,7 @@ def test_a_player_is_made_and_read_back(api: Api) -> None:
         "display_name": name,
         "avatar_url": "https://img.example/z.png",
         "country": "AT",
+        "hidden": False,
         "created_at": player["created_at"],
     }
     assert api.get(made.headers["Location"]).json == player

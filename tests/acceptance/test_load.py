@@ -160,7 +160,7 @@ def test_a_load_that_cannot_be_generated_fails(status: str) -> None:
 def test_a_threshold_that_is_missed_fails(status: str) -> None:
     done = load("--stack", status, *LIGHT, "--write-p99-ms", "0.01", "--duration", "2")
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "A threshold was missed (writes, p99" in done.stdout
+    assert "Outside the limits (writes, p99" in done.stdout
 
 
 @pytest.mark.parametrize(

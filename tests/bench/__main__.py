@@ -1,7 +1,9 @@
 """`make bench`: a stack of its own, several rounds of every measure beside its floor, medians, a table.
 
-    PYTHONPATH=tests python -m bench --players 1000000 --seconds 10 --rounds 5 --write
+    PYTHONPATH=tests python -m bench --players 100000 --seconds 10 --rounds 5 --write
+    PYTHONPATH=tests python -m bench --growth 10000000 --write
 
+`--write` puts the tables into docs/benchmarks.md, between the marks that stand there for each.
 On a machine that others use too, only ratios mean something: ours and the floor are measured right after each other.
 """
 
@@ -11,7 +13,7 @@ import platform
 import random
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +23,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench import measures
+from bench import growth, measures, moves
 from bench.measures import Bench, Pair
 from cli.options import settings_of_command
 from cli.seed import seed
 from cli.temporary import temporary_stack
 from records.engine import connect
+from runtime.settings import Settings
 from sharding.leaderboard import Leaderboard
 
 #: A win of one point takes about one player in forty out of a shard's range then, as in the middle of a month.
@@ -50,6 +53,14 @@ LINES = [
     Line("`POST /scores:batch` of 500", "submissions/s", "pipelined `ZINCRBY`, one node", 0.5, measures.batches),
     Line("write function, batches of 100", "submissions/s of server time", "`ZINCRBY`", 1.3, measures.write_function),
     Line("exact rank over 16 shards, 64 connections", "requests/s", "bare Flask route", 0.6, measures.standings),
+    Line("range move", "players/s", "what is promised", 1.0, moves.range_move),
+    Line(
+        "`POST /scores` while a range moves gently, 8 connections",
+        "requests/s",
+        "just before",
+        0.5,
+        moves.writes_meanwhile,
+    ),
     Line("top 10, 64 connections", "requests/s", "bare Flask route", 0.9, measures.tops),
 ]
 
@@ -61,10 +72,19 @@ def main() -> None:
     ask.add_argument("--rounds", type=int, default=3)
     ask.add_argument("--workers", type=int, default=1, help="of the API, and of the floor")
     ask.add_argument("--only", default="", help="measure what has this in its name")
+    ask.add_argument("--growth", type=int, default=0, metavar="PLAYERS", help="only: calls on a board of that size")
+    ask.add_argument("--calls", type=int, default=1_000, help="of each kind, for --growth")
     ask.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     wanted = ask.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
     given = settings_of_command("bench")
+    if wanted.growth:
+        _grow(given, wanted, console)
+    else:
+        _compare(given, wanted, console)
+
+
+def _compare(given: Settings, wanted: argparse.Namespace, console: Console) -> None:
     settings = msgspec.structs.replace(given, median_points=_SCALE * given.median_points, api_workers=wanted.workers)
     with temporary_stack(settings) as stack, measures.floor_server(wanted.workers) as floor_url:
         engine = connect(stack.settings.postgres_dsn)
@@ -87,8 +107,39 @@ def main() -> None:
     results = [list(pairs) for pairs in zip(*rounds, strict=True)]
     console.print(_table(lines, results))
     if wanted.write:
-        DOCUMENT.write_text(_document(lines, results, wanted))
-        console.print(f"Written to {DOCUMENT.name}")
+        how = (
+            f"Medians of {wanted.rounds} rounds of {wanted.seconds:g} s, {wanted.players:,} players on the board,"
+            f" {wanted.workers} API worker(s) and as many for the bare route. {_machine()}"
+        )
+        _write("figures", how, HEADINGS, _rows(lines, results), console)
+
+
+def _grow(given: Settings, wanted: argparse.Namespace, console: Console) -> None:
+    small = growth.measure(given, growth.SMALL, wanted.calls, console)
+    large = growth.measure(given, wanted.growth, wanted.calls, console)
+    console.print(growth.table(small, large))
+    if wanted.write:
+        how = (
+            f"One call after the other over one connection, {wanted.calls:,} of each kind: {small.players:,} players in"
+            f" the first two columns, {large.players:,} in the next two, which took {large.bytes_a_player:.0f} bytes"
+            f" each of the primaries' memory. {_machine()}"
+        )
+        _write("growth", how, growth.HEADINGS, growth.rows(small, large), console)
+
+
+def _machine() -> str:
+    today, python = datetime.now(UTC).date(), platform.python_version()
+    return f"{today}, {os.cpu_count()} cores ({platform.machine()}), Python {python}."
+
+
+def _write(part: str, how: str, headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    """Put a table between its marks in the document."""
+    lines = [how, "", *("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])]
+    begin, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->"
+    before, _, rest = DOCUMENT.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    DOCUMENT.write_text("\n".join([before + begin, *lines, "", end]) + after)
+    console.print(f"Written to {DOCUMENT.name}")
 
 
 def _rows(lines: list[Line], results: list[list[Pair]]) -> list[tuple[str, ...]]:
@@ -121,19 +172,6 @@ def _table(lines: list[Line], results: list[list[Pair]]) -> Table:
         colour = "green" if reached else "yellow"
         table.add_row(*row[:3], f"[{colour}]{row[3]}[/]", *row[4:])
     return table
-
-
-def _document(lines: list[Line], results: list[list[Pair]], wanted: argparse.Namespace) -> str:
-    how = (
-        "Written by `make bench`: a stack of its own, every figure beside its floor in the same run, medians of"
-        f" {wanted.rounds} rounds of {wanted.seconds:g} s. {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores"
-        f" ({platform.machine()}), Python {platform.python_version()}; {wanted.players:,} players, {wanted.workers} API"
-        " workers. The load generator, six Redis nodes, PostgreSQL and the workers share those cores, and so do other"
-        " guests of the machine: only the ratios mean something."
-    )
-    head = ["| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
-    rows = ["| " + " | ".join(row) + " |" for row in _rows(lines, results)]
-    return "\n".join(["# Benchmarks", "", how, "", *head, *rows, ""])
 
 
 if __name__ == "__main__":

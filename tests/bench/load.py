@@ -48,8 +48,8 @@ def post(path: str, key: str, body: bytes) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def run(url: str, requests: Iterator[bytes], *, connections: int, seconds: float) -> Measured:
-    """Send requests for so long, over so many connections."""
+def run(url: str, requests: Iterator[bytes], *, connections: int, seconds: float, most: int | None = None) -> Measured:
+    """Send requests for so long, or until so many are answered, over so many connections."""
     address = urlsplit(url)
     measured = Measured()
     poll = selectors.DefaultSelector()
@@ -62,7 +62,7 @@ def run(url: str, requests: Iterator[bytes], *, connections: int, seconds: float
     start = time.perf_counter()
     for one in open_connections:
         _send(one, requests)
-    while (now := time.perf_counter()) - start < seconds:
+    while (now := time.perf_counter()) - start < seconds and (most is None or len(measured.latencies) < most):
         for key, _ in poll.select(0.1):
             one = key.data
             one.answer += one.socket.recv(_READ)

@@ -20,7 +20,7 @@ from bench import load
 from cli.ports import free_ports
 from cli.stack import Stack
 from sharding.boards import BoardPeriod
-from sharding.functions import ApplyMode, Asked, apply_call
+from sharding.functions import ApplyMode, Asked, May, apply_call
 from sharding.keys import ShardKeys, shard_keys, windows_at
 from sharding.players import Member, PlayerId, member_of
 from sharding.slots import key_slot
@@ -128,7 +128,7 @@ def tops(bench: Bench) -> Pair:
 
 def _beside_floor(bench: Bench, requests: Callable[[], Iterator[bytes]]) -> Pair:
     floor = load.run(bench.floor_url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
-    with _cpu(bench.stack) as spent:
+    with cpu_spent(bench.stack) as spent:
         ours = load.run(bench.url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
     assert floor.failed == 0, f"{floor.failed} requests to the floor failed"
     assert ours.failed == 0, f"{ours.failed} requests failed"
@@ -156,7 +156,7 @@ def batches(bench: Bench) -> Pair:
 
     prepared = list(itertools.islice(requests(), 400))
     floor = pipelined_zincrby(bench)
-    with _cpu(bench.stack) as spent:
+    with cpu_spent(bench.stack) as spent:
         ours = load.run(bench.url, itertools.cycle(prepared), connections=4, seconds=bench.seconds)
     assert ours.failed == 0
     done = len(ours.latencies) * size
@@ -212,7 +212,7 @@ def _apply_call(keys: ShardKeys, members: list[Member]) -> tuple[Any, ...]:
     windows = windows_at(int(time.time() * 1000), 3_600_000)
     named = keys.for_function(windows)
     note = Submission(PlayerId("x"), 1, random.randbytes(8).hex()).note()
-    asked = [Asked(member, 1, random.randbytes(10), note, may_create=True) for member in members]
+    asked = [Asked(member, 1, random.randbytes(10), note, may=May.CREATE) for member in members]
     call = apply_call(keys, asked, outbox_limit=10**9, mode=ApplyMode.PLAIN)
     return ("FCALL", call.function, len(named), *named, windows.recent, windows.gone, *call.args)
 
@@ -266,7 +266,7 @@ class _Node:
 
 
 @contextmanager
-def _cpu(stack: Stack) -> Iterator[dict[str, float]]:
+def cpu_spent(stack: Stack) -> Iterator[dict[str, float]]:
     """CPU seconds that the stack's processes spend inside the block, by kind of process."""
     spent: dict[str, float] = {}
     before = _cpu_now(stack)

@@ -100,6 +100,10 @@ class RedisPods:
     def lose_volume(self, place: int) -> None:
         shutil.rmtree(self.volume(place))
 
+    def lose_data(self, place: int) -> None:
+        """The rows are gone; who the node is in the cluster it still knows."""
+        shutil.rmtree(self.volume(place) / "appendonlydir")
+
     def script(self, name: str, place: int) -> "subprocess.CompletedProcess[bytes]":
         """Run one of our scripts in a pod."""
         return subprocess.run(

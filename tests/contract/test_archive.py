@@ -22,6 +22,7 @@ from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.periods import following
 from sharding.players import PlayerId
 from sharding.shard_map import cut_after
+from workers import metrics
 from workers.archive import Archive, Closed
 from workers.rebuild import Rebuild
 
@@ -90,6 +91,7 @@ def test_the_final_ranking_is_what_sql_computes(open_one: OpenBoard, splits: int
     assert stored(board) == by_sql(board)
     assert closed == Closed(3_000, sum(points for _, _, points in stored(board)), already=False)
     assert told[-1] == (3_000, 3_000)
+    assert metrics.archived_players.labels(board.name.board)._value.get() == 3_000
     assert archives.is_archived(board.engine, board.name.board, board.name.period)
     assert close(board) == Closed(closed.players, closed.points, already=True), "a second time nothing is done"
 

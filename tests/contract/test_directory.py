@@ -76,7 +76,7 @@ def test_a_claim_is_kept_and_later_claims_are_told_of_it(
     assert stored(functions, shard_map, ANN) == Entry(2, FIRST_EPOCH)
 
 
-@pytest.mark.parametrize("epochs", [(2, 3), (9, 10), (99, 100), (2**31, 2**31 + 1), (10**15 - 1, 10**15)])
+@pytest.mark.parametrize("epochs", [(2, 3), (9, 10), (99, 100), (2**31 - 2, 2**31 - 1)])
 def test_the_higher_epoch_wins_in_whichever_order_they_come(
     functions: Functions, directory: Directory, shard_map: ShardMap, epochs: tuple[int, int]
 ) -> None:
@@ -87,6 +87,16 @@ def test_the_higher_epoch_wins_in_whichever_order_they_come(
     assert directory.point(shard_map, {ANN: older}, soon()).of(ANN) == newer
     assert directory.point(shard_map, {ANN: Entry(0, newer.epoch)}, soon()).of(ANN) == newer, "the first of an epoch"
     assert stored(functions, shard_map, ANN) == newer
+
+
+@pytest.mark.parametrize("wrong", [Entry(1, 2**31), Entry(2**31, 5), Entry(-1, 5)], ids=str)
+def test_an_epoch_from_the_future_and_a_number_of_no_shard_are_refused(
+    functions: Functions, directory: Directory, shard_map: ShardMap, wrong: Entry
+) -> None:
+    fine = Entry(1, 4)
+    assert directory.point(shard_map, {ANN: fine}, soon()).of(ANN) == fine
+    assert isinstance(directory.point(shard_map, {ANN: wrong}, soon()).failed[ANN], ShardUnavailable)
+    assert stored(functions, shard_map, ANN) == fine
 
 
 def test_of_many_claims_at_once_one_counts_for_all(leaderboard: Leaderboard, shard_map: ShardMap) -> None:

@@ -65,10 +65,12 @@ def test_a_newer_library_replaces_the_older(formed, addresses):
     form(addresses, SHAPE, deadline_s=DEADLINE_S)
 
 
-def test_a_library_that_does_not_compile_is_refused_at_once(formed, addresses):
-    broken = Library("broken", "#!lua name=broken\nthis is no lua")
+@pytest.mark.parametrize("defect", ["this is no lua", "local a = nil; a.b = 1", "local nothing = 1"])
+def test_a_library_that_cannot_be_loaded_is_refused_at_once(formed, addresses, defect):
+    """It does not compile, it fails while it registers its functions, or it has none."""
+    broken = Library("broken", f"#!lua name=broken\n{defect}")
     began = time.monotonic()
-    with pytest.raises(FormationError, match="does not compile"):
+    with pytest.raises(FormationError, match="cannot be loaded"):
         form(addresses, replace(SHAPE, library=broken), deadline_s=DEADLINE_S)
     assert time.monotonic() - began < DEADLINE_S / 2
 

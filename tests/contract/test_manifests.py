@@ -22,6 +22,7 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from kustomize import Object, pod_of, render
 
 from cli import programs
+from cli.supervisor import FAILOVER_S
 from k8s.reconciler.commands import form, reconcile
 from runtime.settings import PREFIX, Settings, load
 
@@ -199,6 +200,40 @@ def test_network_policies_let_through_what_is_needed(overlay):
                 assert not may_enter(policies, client, server, 6379), f"{client} to {server}"
 
 
+def test_whoever_counts_is_scraped(overlay):
+    """The annotation, the container's port, the setting and the policy say the same; nobody else may ask."""
+    settings = Settings()
+    serving = {
+        "api": settings.metrics_port,
+        "worker": settings.worker_metrics_port,
+        "reconciler": settings.metrics_port,
+    }
+    scraped = {}
+    for found in overlay:
+        if pod_of(found):
+            template = found["spec"]["template"]["metadata"]
+            notes = template.get("annotations", {})
+            if notes.get("prometheus.io/scrape") == "true":
+                scraped[template["labels"]["app.kubernetes.io/component"]] = int(notes["prometheus.io/port"])
+    assert scraped == serving
+    policy = of_kind(overlay, "NetworkPolicy")["metrics"]["spec"]
+    (rule,) = policy["ingress"]
+    assert {found["port"] for found in rule["ports"]} == set(serving.values())
+    assert all("namespaceSelector" in peer for peer in rule["from"])
+    for name, container in containers(overlay).items():
+        ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
+        assert ports.get("metrics") == serving.get(name), name
+        assert chosen(policy["podSelector"], name) == (name in serving), name
+
+
+def test_the_processes_of_a_worker_count_into_a_folder_that_exists(overlay):
+    """Without it they would not be watched; the library makes no folders."""
+    worker = containers(overlay)["worker"]
+    (folder,) = (found["value"] for found in worker["env"] if found["name"] == "PROMETHEUS_MULTIPROC_DIR")
+    assert folder in {mount["mountPath"] for mount in worker["volumeMounts"]}
+    assert SERVICES["worker"]["environment"]["PROMETHEUS_MULTIPROC_DIR"] in SERVICES["worker"]["tmpfs"]
+
+
 def may_leave(policies: dict[str, Object], client: str, server: str, port: int) -> bool:
     return any(
         through(rule.get("to"), server) and port in {found["port"] for found in rule["ports"]}
@@ -264,8 +299,28 @@ def test_pods_have_time_to_end(overlay):
     assert pods(overlay)["redis"]["terminationGracePeriodSeconds"] >= 10 + 10 + 10
 
 
+def test_a_crashed_primary_stays_away_for_longer_than_a_failover_takes():
+    """As in the embedded stack: a replica whose data are newer must have taken over before the primary is back."""
+    script = (ROOT / "k8s/base/redis/start.sh").read_text()
+    (waits_s,) = (
+        int(line.partition("=")[2].split()[0]) for line in script.splitlines() if line.startswith("failover_s=")
+    )
+    config = (ROOT / "k8s/base/redis/redis.conf").read_text().splitlines()
+    (timeout_ms,) = (int(line.split()[1]) for line in config if line.startswith("cluster-node-timeout "))
+    assert waits_s == FAILOVER_S >= timeout_ms / 1000 + 3
+    for overlay in (render(ROOT / "k8s" / "overlays" / name) for name in OVERLAYS):
+        probe = containers(overlay)["redis"]["startupProbe"]
+        assert probe["periodSeconds"] * probe["failureThreshold"] > waits_s, "the wait must not count as dead"
+        assert containers(overlay)["redis"]["command"] == ["sh", "/etc/redis/start.sh"]
+    for name, service in SERVICES.items():
+        if name.startswith("redis-"):
+            assert service["entrypoint"] == ["sh", "/etc/redis/start.sh"]
+
+
 def test_one_redis_node_is_away_at_a_time_and_one_beat_runs(overlay):
-    assert of_kind(overlay, "PodDisruptionBudget")["redis"]["spec"]["maxUnavailable"] == 1
+    budgets = of_kind(overlay, "PodDisruptionBudget")
+    assert budgets.keys() == {"redis", "api", "worker", "reconciler"}
+    assert {budget["spec"]["maxUnavailable"] for budget in budgets.values()} == {1}
     redis = of_kind(overlay, "StatefulSet")["redis"]["spec"]
     assert redis["podManagementPolicy"] == "Parallel", "none is ready before all have met"
     beat = of_kind(overlay, "Deployment")["beat"]["spec"]

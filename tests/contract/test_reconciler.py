@@ -200,6 +200,20 @@ def test_a_killed_primary_comes_back_as_a_replica_and_nothing_is_lost(cluster):
     assert_kept(cluster, rows)
 
 
+def test_a_primary_that_is_back_at_once_without_its_rows_takes_none_from_its_replica(cluster):
+    """A container restarts in place, and its file is older, here empty: were it primary again, all would be lost."""
+    before = cluster.nodes()
+    rows = write_rows(cluster)
+    primary = cluster.primaries()[0]
+    heir = cluster.replica_of(primary)
+    cluster.pods.kill(primary, gone=False)
+    cluster.pods.lose_data(primary)
+    cluster.pods.start(primary, cluster.pods.ips[primary])
+    cluster.settle(lambda: cluster.whole() and heir in cluster.primaries())
+    assert cluster.nodes()[primary].primary_id == before[heir].node_id
+    assert_kept(cluster, rows)
+
+
 def test_a_primary_that_is_stopped_on_purpose_hands_over_before(cluster):
     before = cluster.nodes()
     rows = write_rows(cluster)

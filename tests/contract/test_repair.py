@@ -11,8 +11,9 @@ from records_databases import migrated_database
 from sqlalchemy import Engine
 
 from sharding.errors import NotOnBoard
+from sharding.functions import ApplyMode, Asked, Code, May, apply_call, effects
 from sharding.leaderboard import Leaderboard, Submission
-from sharding.players import PlayerId
+from sharding.players import PlayerId, member_of
 from workers.rebuild import Rebuild
 from workers.verify import Difference, Verdict, verify
 
@@ -83,10 +84,7 @@ def test_spoilt_missing_and_made_up_rows_are_told_and_repaired(open_one: OpenBoa
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_row_that_no_submission_made_is_taken_away(open_one: OpenBoard, moved: bool) -> None:
-    """A player whose audit rows are gone: the row goes, the directory entry too, and play begins anew.
-
-    The row of one who has moved is told and left: tombstones would keep the player from beginning anew.
-    """
+    """A player whose audit rows are gone, moved or not: the row goes, and play begins anew."""
     board = open_one(cuts=[10])
     board.play(20, 60)
     board.win("ghost", 3, "m1")
@@ -94,18 +92,21 @@ def test_a_row_that_no_submission_made_is_taken_away(open_one: OpenBoard, moved:
     board.drain()
     with board.engine.begin() as connection:
         connection.exec_driver_sql(f"DELETE FROM games WHERE board = '{board.name.board}' AND user_id = 'ghost'")
-    points = 33 if moved else 4
     told = compare(board)
-    assert told.differences == [Difference(PlayerId("ghost"), points, None)]
+    assert told.differences == [Difference(PlayerId("ghost"), 33 if moved else 4, None)]
     mended = compare(board, repair=True)
-    if moved:
-        assert (mended.repaired, mended.agrees, board.points("ghost")) == (0, False, points)
-        return
     assert (mended.repaired, mended.agrees) == (1, True)
     with pytest.raises(NotOnBoard):
         board.points("ghost")
-    assert board.win("ghost", 4, "m3") == "applied"
-    assert board.points("ghost") == 4
+    assert board.win("ghost", 40, "m3") == "applied"
+    assert board.points("ghost") == 40
+    # Who claimed the player's place before all this, and goes on now, is sent on: his shard had the row.
+    late = Submission(PlayerId("ghost"), 1, "m4")
+    asked = [Asked(member_of(late.player), late.value, late.event(), late.note(), may=May.CREATE)]
+    shard_map = board.shard_map
+    call = apply_call(shard_map.keys(1), asked, outbox_limit=10**6, mode=ApplyMode.PLAIN)
+    answer = board.leaderboard.functions.on_shards([call], shard_map.retry_window_ms, soon())[0]
+    assert next(effects(answer.reply)).code == Code.GONE
     assert compare(board).agrees
 
 

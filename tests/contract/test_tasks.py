@@ -135,6 +135,7 @@ def test_draining_measures_how_far_behind_the_audit_log_is(open_one: OpenBoard) 
     audit_tasks.drain_all.apply()
     assert metrics.outbox_entries.labels(board.name.board)._value.get() > 0
     assert 0 < metrics.audit_lag_seconds.labels(board.name.board)._value.get() < 60
+    assert metrics.board_generation.labels(board.name.board)._value.get() == board.shard_map.generation
     assert audit.totals(board.engine, board.name.board, board.name.period).games == 100
     threads = [threading.Thread(target=audit_tasks.drain_all.apply) for _ in range(2)]
     for thread in threads:

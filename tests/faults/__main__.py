@@ -1,4 +1,7 @@
-"""Run a fault scenario at any size: `python -m tests.faults killed_in_moves --times 1000`; exit code 1 if not clean."""
+"""Run a fault scenario at any size: `python -m tests.faults killed_in_moves --times 1000`; exit code 1 if not clean.
+
+`--large` is the size that docs/how-to/fault-tests.md tells of. The last line is the row of its table.
+"""
 
 import argparse
 import json
@@ -11,13 +14,14 @@ from pathlib import Path
 import structlog
 
 from .rig import rigged
-from .scenarios import SCENARIOS
+from .scenarios import LARGE, SCENARIOS
 
 
 def main() -> int:
     """Parse, run, print the report as JSON."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("scenario", choices=sorted(SCENARIOS))
+    parser.add_argument("--large", action="store_true", help="as in docs/how-to/fault-tests.md")
     parser.add_argument("--times", type=int, default=10, help="how often harm is done")
     parser.add_argument("--seconds", type=float, help="of load for each harm; not for killed_in_moves")
     parser.add_argument("--home", type=Path, help="where servers and ledgers live; default: a temporary directory")
@@ -28,8 +32,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rangeboard-faults-") as temporary:
         with rigged(given.home or Path(temporary), ack_replicas=given.ack_replicas) as rig:
             sizes = (given.times,) if given.seconds is None else (given.times, given.seconds)
-            report = SCENARIOS[given.scenario](rig, *sizes)
+            report = SCENARIOS[given.scenario](rig, *(LARGE[given.scenario] if given.large else sizes))
         print(json.dumps(report.told(), indent=2))
+        print(report.row())
     return 0 if report.clean else 1
 
 

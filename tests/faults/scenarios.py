@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest import ledger
-from loadtest.checker import Verdict, check
+from loadtest.checker import Anomaly, Verdict, check
 from loadtest.games import Games
 from loadtest.ledger import Answer, Entry, Ledger
 from runtime.deadlines import Deadline
@@ -77,7 +77,7 @@ class Report:
         assert self.books is not None
         assert self.where is not None
         assert self.scrubbed is not None
-        repaired = self.scrubbed.total + self.scrubbed.missing
+        repaired = self.scrubbed.total + self.scrubbed.missing + self.scrubbed.passed_over
         return self.books.clean and not self.where.found and self.audit_agrees and repaired == 0
 
     def told(self) -> dict[str, Any]:
@@ -102,6 +102,19 @@ class Report:
             "resumed_after_s": [round(value, 2) for value in self.resumed_after_s],
             "examples": [str(example) for example in [*self.books.examples[:5], *self.where.found[:5]]],
         }
+
+    def row(self) -> str:
+        """The figures as a row of the table in docs/how-to/fault-tests.md."""
+        assert self.books is not None
+        assert self.where is not None
+        harm = ", ".join(f"{count:,} {name}" for name, count in self.harm.items())
+        lost, twice = self.books.anomalies.get(Anomaly.LOST, 0), self.books.anomalies.get(Anomaly.DUPLICATED, 0)
+        times = self.resumed_after_s
+        resumed = f"{min(times):.1f} to {max(times):.1f} s" if times else "-"
+        in_two_shards = self.where.count(Misplacement.IN_TWO_SHARDS)
+        figures = (self.books.sent, self.books.answers[Answer.ACKNOWLEDGED], lost, twice, in_two_shards)
+        cells = [f"`{self.scenario}`", harm, *(f"{figure:,}" for figure in figures), resumed]
+        return f"| {' | '.join(cells)} |"
 
 
 class Traffic:
@@ -401,6 +414,18 @@ def _drained(rig: Rig, shard: int) -> bool:
     except LeaderboardError:
         return False
 
+
+#: The sizes that docs/how-to/fault-tests.md tells of: how often harm is done, and the seconds of load for each.
+LARGE: dict[str, tuple[int] | tuple[int, float]] = {
+    "killed_in_moves": (1000,),
+    "primary_killed": (20, 30.0),
+    "primary_restarted": (12, LOAD_S),
+    "primary_paused": (20, 30.0),
+    "primary_killed_with_lagging_replica": (20, LOAD_S),
+    "replica_lost": (20, 30.0),
+    "slot_migrated": (20, 30.0),
+    "storm": (15, LOAD_S),
+}
 
 SCENARIOS: dict[str, Callable[..., Report]] = {
     scenario.__name__: scenario

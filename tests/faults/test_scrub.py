@@ -22,6 +22,7 @@ from sharding.leaderboard import RankMode, Submission
 from sharding.players import PlayerId
 from sharding.scrub import START, Position, Repairs, Scrub
 from sharding.submissions import Status
+from workers import metrics
 from workers.scrub import scrub
 from workers.verify import verify
 
@@ -39,8 +40,11 @@ def scrubbed(damage: Damage) -> dict[str, int]:
     rig = damage.rig
     repairs = []
     for _ in range(2):
+        looked_at = metrics.scrubbed.labels(rig.shard_map.name.board, "rows")._value
+        before = looked_at.get()
         done = scrub(rig.leaderboard, rig.engine, rig.shard_map, Deadline.after(60), players_per_s=1e6, settle_s=0.05)
         assert done is not None
+        assert looked_at.get() - before == done.rows
         repairs.append(
             {kind: count for kind, count in asdict(done).items() if count and kind not in {"rows", "entries"}}
         )
@@ -146,6 +150,25 @@ def test_an_entry_that_names_no_shard_is_brought_home(damage: Damage) -> None:
     assert damage.packed("ann", where.shard) == packed
 
 
+def test_a_shard_that_does_not_answer_is_passed_over(damage: Damage) -> None:
+    """The others are scrubbed, and it is said that something was not. Nobody is restored who may be in that shard."""
+    rig = damage.rig
+    near, far = damage.play("ann", 5), damage.play("bob", 5, 300)
+    damage.set_entry("ann", None)
+    damage.set_entry("bob", Entry(far.shard, far.epoch + 1))
+    verify(rig.leaderboard, rig.engine, rig.shard_map, lambda _: None)  # drains
+    keys = rig.shard_map.keys(far.shard)
+    head = damage.command(keys.slot, "DUMP", keys.head)
+    damage.command(keys.slot, "UNLINK", keys.head)
+    done = scrub(rig.leaderboard, rig.engine, rig.shard_map, Deadline.after(60), players_per_s=1e6, settle_s=0.05)
+    assert done is not None
+    assert (done.pointed, done.total) == (1, 1)
+    assert done.passed_over > 0
+    assert damage.entry("ann") == near
+    damage.command(keys.slot, "RESTORE", keys.head, 0, head)
+    assert scrubbed(damage) == {"restored": 1}
+
+
 def test_a_claim_without_a_row_is_no_damage(damage: Damage) -> None:
     """Its writer died before the first row."""
     damage.play("bob", 7)
@@ -189,7 +212,16 @@ def test_the_command_tells_what_it_repaired(damage: Damage, monkeypatch: pytest.
         monkeypatch.setenv(name, value)
     words = ["--board", damage.rig.shard_map.board.name]
     told = json.loads(CliRunner().invoke(scrub_command, [*words, "--json"], catch_exceptions=False).stdout)
-    expected = {"rows": 1, "entries": 1, "pointed": 1, "buried": 0, "restored": 0, "missing": 0, "repairs": 1}
+    expected = {
+        "rows": 1,
+        "entries": 1,
+        "pointed": 1,
+        "buried": 0,
+        "restored": 0,
+        "missing": 0,
+        "passed_over": 0,
+        "repairs": 1,
+    }
     assert told == expected
     assert "Nothing to repair: 1 rows and 1 directory entries." in CliRunner().invoke(scrub_command, words).stdout
 

@@ -11,7 +11,7 @@ from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer, Call, Refused
 from sharding.directory import Entry
 from sharding.functions import ApplyMode, Asked, apply_call, on_bucket, read_tombstone
-from sharding.handoff.states import Clock, Gone, Head, Leaving, Live, Memory, State
+from sharding.handoff.states import Clock, Gone, Head, Leaving, Live, Memory, Removed, State
 from sharding.keys import Windows, windows_at
 from sharding.leaderboard import Leaderboard
 from sharding.players import Member
@@ -40,15 +40,17 @@ def pack_payload(payload: Leaving, version: int = PAYLOAD_VERSION) -> bytes:
     memory = payload.memory
     recent, before = b"".join(sorted(memory.recent)), b"".join(sorted(memory.before))
     content = [version, payload.packed, payload.epoch, payload.target, memory.window, recent, before]
+    content += [1] if payload.hidden else []
     packed: bytes = msgpack.packb(content, use_bin_type=False)  # Lua knows only the older form
     return packed
 
 
 def read_leaving(payload: bytes) -> Leaving:
     """The payload that a shard made."""
-    version, packed, epoch, target, window, recent, before = msgpack.unpackb(payload, raw=True)
+    version, packed, epoch, target, window, recent, before, *hidden = msgpack.unpackb(payload, raw=True)
     assert version == PAYLOAD_VERSION
-    return Leaving(epoch, PackedScore(packed), Memory(window, _events(recent), _events(before)), target)
+    assert hidden in ([], [1])
+    return Leaving(epoch, PackedScore(packed), Memory(window, _events(recent), _events(before)), target, bool(hidden))
 
 
 def _events(packed: bytes) -> frozenset[bytes]:
@@ -104,7 +106,8 @@ class RawBoard:
         board = self.shard_map.board
         bounds = self.shard_map.bounds(shard)
         takes = (int.from_bytes(member_sha(member)[:2], "big") % bounds.parts) == bounds.part
-        return Head(shard, bounds.low, bounds.high, board.order, board.operator, takes)
+        shards = max(self.shard_map.shards()) + 1
+        return Head(shard, bounds.low, bounds.high, board.order, board.operator, takes, shards)
 
     def clock(self, said: Said, now_ms: int | None = None) -> Clock:
         """The shard's time at a call: the window it accepted, and the tie-break units if it told the time."""
@@ -131,21 +134,28 @@ class RawBoard:
         for shard in self.shard_map.shards():
             names = self.shard_map.keys(shard).for_function(windows)
             calls = [Call(self.shard_map.keys(shard).slot, ("ZRANGE", names[0], 0, -1, "WITHSCORES"))]
+            calls += [Call(self.shard_map.keys(shard).slot, ("ZRANGE", names[9], 0, -1, "WITHSCORES"))]
             calls += [Call(self.shard_map.keys(shard).slot, ("HGETALL", name)) for name in names[1:7]]
-            rows, *hashes = [_pairs(reply) for reply in self._replies(calls)]
+            rows, aside, *hashes = [_pairs(reply) for reply in self._replies(calls)]
             epochs, recent, before, leaving, gone, gone_before = hashes
             for member, entry in (gone_before | gone).items():
                 target, epoch = read_tombstone(entry)
                 found[shard, Member(member)] = Gone(epoch, target)
             for member, payload in leaving.items():
                 found[shard, Member(member)] = read_leaving(payload)
-            for member, packed in rows.items():
+            here = rows.keys() | aside.keys()
+            for member, packed in (aside | rows).items():
                 memory = Memory(windows.recent, _events(recent.get(member, b"")), _events(before.get(member, b"")))
-                score = PackedScore(int(float(packed)))
-                found[shard, Member(member)] = Live(int(epochs.get(member, 1)), score, memory)
-            assert epochs.keys() <= rows.keys(), "an epoch without a row"
-            assert recent.keys() | before.keys() <= rows.keys(), "events without a row"
-            assert not rows.keys() & leaving.keys(), "a row that is leaving"
+                epoch = int(epochs.get(member, 1))
+                if packed == b"inf":
+                    found[shard, Member(member)] = Removed(epoch, memory)
+                else:
+                    score = PackedScore(int(float(packed)))
+                    found[shard, Member(member)] = Live(epoch, score, memory, member in aside)
+            assert not rows.keys() & aside.keys(), "in the ranking and aside"
+            assert epochs.keys() <= here, "an epoch without a row"
+            assert recent.keys() | before.keys() <= here, "events without a row"
+            assert not here & leaving.keys(), "a row that is leaving"
         return found
 
     def entries(self, members: Sequence[Member]) -> dict[Member, Entry]:
@@ -169,6 +179,12 @@ class RawBoard:
         keys = self.shard_map.keys(shard)
         (counted,) = self._replies([Call(keys.slot, ("HMGET", keys.head, "submissions", "points"))])
         return int(counted[0] or 0), int(counted[1] or 0)
+
+    def moves(self, shard: int) -> int:
+        """How many steps of moves a shard counts."""
+        keys = self.shard_map.keys(shard)
+        (counted,) = self._replies([Call(keys.slot, ("HGET", keys.head, "moves"))])
+        return int(counted or 0)
 
     def _bucket(self, member: Member) -> tuple[int, str]:
         return self.shard_map.directory.bucket(member)

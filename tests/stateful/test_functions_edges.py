@@ -8,8 +8,9 @@ import pytest
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
 from sharding.directory import Entry
-from sharding.functions import ApplyMode, Arrive, Asked, Code, arrivals, effects, pairs
-from sharding.handoff.states import MOST_RECENT, Leaving, Memory
+from sharding.functions import ApplyMode, Arrive, Asked, Code, May, arrivals, effects, pairs
+from sharding.handoff.states import MOST_RECENT, Leaving, Memory, Removed
+from sharding.keys import windows_at
 from sharding.leaderboard import Leaderboard
 from sharding.players import Member
 from sharding.scores import PackedScore
@@ -26,7 +27,7 @@ OpenBoard = Callable[..., ShardMap]
 
 
 def apply(board: RawBoard, shard: int, *submissions: tuple[Member, int, bytes]) -> Said:
-    return board.apply(shard, *(Asked(*submission, NOTE, may_create=True) for submission in submissions))
+    return board.apply(shard, *(Asked(*submission, NOTE, may=May.CREATE) for submission in submissions))
 
 
 def codes(said: Said) -> list[int]:
@@ -41,6 +42,24 @@ def wait_for_window(board: RawBoard, window: int) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
     assert now == window, "this machine is too slow for the windows of the test"
+
+
+def test_a_clock_that_is_behind_stands_still(leaderboard: Leaderboard, open_board: OpenBoard) -> None:
+    """A failover from a server that was in the next window already: what was applied there is not looked past."""
+    shard_map = open_board()
+    board = RawBoard(leaderboard, shard_map)
+    assert codes(apply(board, 2, (ANN, 5, OTHER))) == [Code.APPLIED]
+    ahead_ms = shard_map.retry_window_ms
+    now = board.call(2, "rb1_find", 0).windows
+    then_ms = (now.recent + 1) * ahead_ms + 1
+    keys = shard_map.keys(2)
+    names = keys.for_function(windows_at(then_ms, ahead_ms))
+    board.bare(2, "HSET", names[2], ANN, EVENT)
+    board.bare(2, "HSET", keys.head, "touched_ms", then_ms)
+    again = apply(board, 2, (ANN, 5, EVENT), (ANN, 5, OTHER), (ANN, 5, b"event-03aa"))
+    assert codes(again) == [Code.DUPLICATE, Code.DUPLICATE, Code.APPLIED]
+    assert again.windows.recent == now.recent + 1
+    assert again.reply[0] == then_ms
 
 
 def test_a_retry_is_recognised_for_a_whole_window_and_forgotten_after_two(
@@ -133,12 +152,13 @@ def test_an_answer_that_rests_on_another_writers_work_is_written_anew(
 
 
 def test_a_row_that_a_repair_takes_away_leaves_no_memory(leaderboard: Leaderboard, open_board: OpenBoard) -> None:
-    """The player begins anew: what was applied to the row that is gone may be applied again."""
+    """Its place is marked, and the player begins anew: what was applied to it may be applied again."""
     board = RawBoard(leaderboard, open_board())
     packed = next(effects(apply(board, 2, (ANN, 5, EVENT)).reply)).detail
     assert board.call(2, "rb1_repair", pack_notes([NOTE]), ANN, packed, "", 1, OTHER).reply == [1]
-    assert board.players(board.call(2, "rb1_find", 0).windows) == {}
-    assert codes(apply(board, 2, (ANN, 7, EVENT))) == [Code.APPLIED]
+    windows = board.call(2, "rb1_find", 0).windows
+    assert board.players(windows) == {(2, ANN): Removed(1, Memory(windows.recent))}
+    assert codes(board.apply(2, Asked(ANN, 7, EVENT, NOTE, May.BEGIN_ANEW))) == [Code.APPLIED]
     assert board.counters(2) == (2, 7)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.deadlines import Deadline
 from sharding.directory import Entry
-from sharding.functions import Asked, arrivals, pairs
+from sharding.functions import Asked, May, arrivals, pairs
 from sharding.handoff.mover import leaving
 from sharding.handoff.states import Gone, Leaving, Live, Memory, State
 from sharding.leaderboard import Leaderboard
@@ -29,7 +29,7 @@ def board(leaderboard: Leaderboard, open_board: Callable[..., ShardMap]) -> RawB
 
 
 def submit(board: RawBoard, shard: int, value: int, event: bytes) -> None:
-    said = board.apply(shard, Asked(ANN, value, event, Note("m", None, ""), may_create=True))
+    said = board.apply(shard, Asked(ANN, value, event, Note("m", None, ""), may=May.CREATE))
     assert said.refusal is None
 
 

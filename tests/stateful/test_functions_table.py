@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sharding.boards import Operator
 from sharding.directory import Entry
-from sharding.functions import ApplyMode, Arrive, Asked, Code, arrivals, effects, pairs
+from sharding.functions import ApplyMode, Arrive, Asked, Code, May, arrivals, effects, pairs
 from sharding.handoff import states
-from sharding.handoff.states import ABSENT, Gone, Leaving, Live, Memory, State, Told
+from sharding.handoff.states import ABSENT, Gone, Leaving, Live, Memory, Removed, State, Told
 from sharding.keys import Windows
 from sharding.leaderboard import Leaderboard
 from sharding.players import Member, PlayerId, member_of
@@ -61,6 +61,7 @@ class Functions(RuleBasedStateMachine):
         self.entries: dict[Member, Entry] = {}
         self.written: dict[int, list[list[list[object]]]] = {shard: [] for shard in SHARDS}
         self.submissions = dict.fromkeys(SHARDS, 0)
+        self.moves = dict.fromkeys(SHARDS, 0)
         #: payloads that somebody may still have in hand
         self.payloads: list[tuple[Member, Leaving]] = []
         self.windows = Windows(0, 0)
@@ -70,25 +71,38 @@ class Functions(RuleBasedStateMachine):
     def at(self, shard: int, member: Member) -> State:
         return self.states.get((shard, member), ABSENT)
 
+    def moved(self, shard: int, member: Member, after: State) -> None:
+        """A step that is no submission has made this of a player."""
+        self.moves[shard] += after != self.at(shard, member)
+        self.states[shard, member] = after
+
     # -- steps
 
     @rule(
         shard=shards,
-        batch=st.lists(st.tuples(players, values, events, st.booleans()), min_size=1, max_size=6),
-        places=st.booleans(),
+        batch=st.lists(st.tuples(players, values, events, st.sampled_from(May)), min_size=1, max_size=6),
+        mode=st.sampled_from(ApplyMode),
     )
-    def apply(self, shard: int, batch: list[tuple[Member, int, bytes, bool]], places: bool) -> None:
+    def apply(self, shard: int, batch: list[tuple[Member, int, bytes, May]], mode: ApplyMode) -> None:
         asked = [Asked(member, value, event, NOTE, may) for member, value, event, may in batch]
-        mode = ApplyMode.TELL_PLACES if places else ApplyMode.PLAIN
+        places = mode is ApplyMode.TELL_PLACES
         said = self.accepted(self.board.apply(shard, *asked, mode=mode))
         now_ms, version, *_ = said.reply
         clock = self.board.clock(said, now_ms)
         told: list[Told] = []
         points: list[int | bool] = []
-        for member, value, event, may_create in batch:
+        for member, value, event, may in batch:
             head = self.board.head(shard, member)
             after, answer = states.apply(
-                self.at(shard, member), head, clock, value=value, event=event, may_create=may_create
+                self.at(shard, member),
+                head,
+                clock,
+                value=value,
+                event=event,
+                may_create=may in {May.CREATE, May.CREATE_HIDDEN},
+                may_begin_anew=may in {May.BEGIN_ANEW, May.BEGIN_ANEW_HIDDEN},
+                hidden=may in {May.CREATE_HIDDEN, May.BEGIN_ANEW_HIDDEN},
+                settles=mode is ApplyMode.SETTLE,
             )
             self.states[shard, member] = after
             told.append(answer)
@@ -109,11 +123,46 @@ class Functions(RuleBasedStateMachine):
             assert (effect.code, self.read(effect.code, effect.detail)) == (answer.code, answer.detail)
             placed = effect.code <= Code.DUPLICATE and isinstance(live, Live)
             assert effect.is_stray == (placed and self.board.head(shard, member).is_stray(live.packed))
-            assert effect.place == (self.place(shard, member) if placed and places else -1)
+            assert effect.place == (self.place(shard, member) if placed and places and not live.hidden else -1)
 
-    @rule(shard=shards, batch=st.lists(st.tuples(players, epochs, st.sampled_from([*SHARDS, NO_SHARD])), max_size=3))
+    @rule(
+        shard=shards,
+        batch=st.lists(
+            st.tuples(players, epochs, st.sampled_from([*SHARDS, NO_SHARD])), max_size=3, unique_by=lambda one: one[0]
+        ),
+    )
     def depart_under_any_epoch(self, shard: int, batch: list[tuple[Member, int, int]]) -> None:
         self.depart(shard, batch)
+
+    @rule(shard=shards, batch=st.lists(st.tuples(players, events), min_size=1, max_size=3))
+    def remove(self, shard: int, batch: list[tuple[Member, bytes]]) -> None:
+        notes, args = pack_notes([NOTE] * len(batch)), [arg for one in batch for arg in one]
+        said = self.accepted(self.board.call(shard, "rb1_remove", NO_LIMIT, notes, *args))
+        removed = []
+        for (member, event), (code, detail) in zip(batch, pairs(said.reply), strict=True):
+            after, told = states.remove(self.at(shard, member), self.board.clock(said), event=event)
+            if told.code == Code.APPLIED:
+                self.moved(shard, member, after)
+            assert (code, self.read(code, detail)) == (told.code, told.detail)
+            if told.code == Code.APPLIED:
+                assert isinstance(told.detail, int)
+                points = points_of(told.detail, self.board.shard_map.board.order)
+                removed.append((member, -points, event, 0))
+        if removed:
+            asked, _, (_, _, _, *results) = written = self.board.outbox(shard)[-1]
+            each = zip(*[iter(asked)] * 3, results, strict=True)
+            assert [one for one in each if one[3] is not False] == removed
+            self.written[shard].append(written)
+
+    @rule(shard=shards, batch=st.lists(st.tuples(players, st.booleans()), min_size=1, max_size=3))
+    def hide(self, shard: int, batch: list[tuple[Member, bool]]) -> None:
+        args = [arg for member, hidden in batch for arg in (member, int(hidden))]
+        said = self.accepted(self.board.call(shard, "rb1_hide", 0, *args))
+        for (member, hidden), (code, detail) in zip(batch, pairs(said.reply), strict=True):
+            after, told = states.hide(self.at(shard, member), hidden=hidden)
+            self.moved(shard, member, after)
+            assert code == told.code
+            assert detail == b"" if code <= Code.DUPLICATE else self.read(code, detail) == told.detail
 
     @rule(shard=shards, towards=st.sampled_from([*SHARDS, NO_SHARD]))
     def depart_everybody(self, shard: int, towards: int) -> None:
@@ -126,7 +175,7 @@ class Functions(RuleBasedStateMachine):
         for (member, expected, target), (code, detail) in zip(batch, pairs(said.reply), strict=True):
             head, clock = self.board.head(shard, member), self.board.clock(said)
             after, told = states.depart(self.at(shard, member), head, clock, expected=expected, target=target)
-            self.states[shard, member] = after
+            self.moved(shard, member, after)
             assert code == told.code
             if isinstance(told.detail, Leaving):
                 assert read_leaving(detail) == told.detail
@@ -138,7 +187,9 @@ class Functions(RuleBasedStateMachine):
     @precondition(lambda self: self.payloads)
     def arrive_known(self, data: st.DataObject, places: bool) -> None:
         """A payload that was made here: fresh, late, or for the third time."""
-        batch = data.draw(st.lists(st.sampled_from(self.payloads), min_size=1, max_size=3))
+        batch = data.draw(
+            st.lists(st.sampled_from(self.payloads), min_size=1, max_size=3, unique_by=lambda one: one[0])
+        )
         shard = data.draw(st.sampled_from([batch[0][1].target, *SHARDS]))
         self.arrive(shard if shard in SHARDS else 0, batch, places)
 
@@ -150,6 +201,7 @@ class Functions(RuleBasedStateMachine):
         recent=st.frozensets(events, max_size=3),
         before=st.frozensets(events, max_size=3),
         shift=st.integers(-3, 2),
+        hidden=st.booleans(),
     )
     def arrive_forged(
         self,
@@ -160,6 +212,7 @@ class Functions(RuleBasedStateMachine):
         recent: frozenset[bytes],
         before: frozenset[bytes],
         shift: int,
+        hidden: bool,
     ) -> None:
         """A payload from anywhere, older or newer than what is here, also from a shard whose clock is ahead."""
         if self.states:
@@ -170,7 +223,7 @@ class Functions(RuleBasedStateMachine):
         known = frozenset(by_id.values())
         memory = Memory(self.windows.recent + shift, recent & known, (before & known) - recent)
         packed = data.draw(packed_scores | st.sampled_from(self.edges))
-        self.arrive(shard, [(member, Leaving(epoch, packed, memory, shard))], places=True)
+        self.arrive(shard, [(member, Leaving(epoch, packed, memory, shard, hidden))], places=True)
 
     def arrive(self, shard: int, batch: list[tuple[Member, Leaving]], places: bool) -> None:
         args = [arg for member, payload in batch for arg in (member, pack_payload(payload))]
@@ -178,18 +231,20 @@ class Functions(RuleBasedStateMachine):
         for (member, payload), arrival in zip(batch, arrivals(said.reply), strict=True):
             head, clock = self.board.head(shard, member), self.board.clock(said)
             after, told = states.arrive(self.at(shard, member), head, clock, payload=payload)
-            self.states[shard, member] = after
+            self.moved(shard, member, after)
             assert (arrival.code, arrival.epoch, arrival.is_stray) == (told.code, told.detail, told.is_stray)
-            if isinstance(after, Live) and places and told.code != Arrive.MISDIRECTED and len(batch) == 1:
+            ranked = isinstance(after, Live) and not after.hidden
+            if ranked and places and told.code != Arrive.MISDIRECTED and len(batch) == 1:
                 assert arrival.place == self.place(shard, member)
-            elif not isinstance(after, Live) or not places:
+            elif not ranked or not places:
                 assert arrival.place == -1
 
-    @rule(shard=shards, batch=st.lists(st.tuples(players, epochs), max_size=3))
+    @rule(shard=shards, batch=st.lists(st.tuples(players, epochs), max_size=3, unique_by=lambda one: one[0]))
     def finish(self, shard: int, batch: list[tuple[Member, int]]) -> None:
         said = self.accepted(self.board.call(shard, "rb1_finish", 0, *[arg for player in batch for arg in player]))
         for (member, epoch), done in zip(batch, said.reply[1:], strict=True):
-            self.states[shard, member], told = states.finish(self.at(shard, member), epoch=epoch)
+            after, told = states.finish(self.at(shard, member), epoch=epoch)
+            self.moved(shard, member, after)
             assert done == told
 
     @rule(shard=shards)
@@ -208,7 +263,8 @@ class Functions(RuleBasedStateMachine):
         said = self.accepted(self.board.call(shard, "rb1_bury", *[arg for player in batch for arg in player]))
         for (member, *entry), done in zip(batch, said.reply, strict=True):
             head = self.board.head(shard, member)
-            self.states[shard, member], told = states.bury(self.at(shard, member), head, entry=Entry(*entry))
+            after, told = states.bury(self.at(shard, member), head, entry=Entry(*entry))
+            self.moved(shard, member, after)
             assert done == told
 
     # -- reads
@@ -220,6 +276,8 @@ class Functions(RuleBasedStateMachine):
             match self.at(shard, member):
                 case Live(epoch=epoch):
                     assert told == (Code.APPLIED, epoch, shard)
+                case Removed(epoch=epoch):
+                    assert told == (Code.REMOVED, epoch, shard)
                 case Leaving(epoch=epoch, target=target):
                     assert told == (Code.LEAVING, epoch, target)
                 case Gone(epoch=epoch, target=target):
@@ -232,8 +290,8 @@ class Functions(RuleBasedStateMachine):
         said = self.accepted(self.board.call(shard, "rb1_find", 0, *PLAYERS))
         for member, (code, detail) in zip(PLAYERS, pairs(said.reply), strict=True):
             match self.at(shard, member):
-                case Live(packed=packed):
-                    assert (code, detail) == (Code.APPLIED, b"%d" % packed)
+                case Live(packed=packed, hidden=hidden):
+                    assert (code, detail) == (Code.HIDDEN if hidden else Code.APPLIED, b"%d" % packed)
                 case Leaving() as payload:
                     assert (code, read_leaving(detail)) == (Code.LEAVING, payload)
                 case Gone() as gone:
@@ -245,7 +303,7 @@ class Functions(RuleBasedStateMachine):
     def strays(self, shard: int) -> None:
         said = self.accepted(self.board.call(shard, "rb1_strays", 100))
         listed = {}
-        for member, epoch, packed, payload in zip(*[iter(said.reply[1:])] * 4, strict=True):
+        for member, epoch, packed, payload in zip(*[iter(said.reply[2:])] * 4, strict=True):
             listed[member] = (epoch, int(packed), read_leaving(payload) if payload else None)
         expected = {}
         for member in PLAYERS:
@@ -261,7 +319,7 @@ class Functions(RuleBasedStateMachine):
     @rule(data=st.data(), shard=shards, member=players, event=events)
     def refused(self, data: st.DataObject, shard: int, member: Member, event: bytes) -> None:
         """Refused as a whole, and not one byte has changed."""
-        fine = Asked(member, 1, event, NOTE, may_create=True)
+        fine = Asked(member, 1, event, NOTE, may=May.CREATE)
 
         def packed(*flat: object, creators: str = "", limit: object = NO_LIMIT) -> Said:
             return self.board.call(shard, "rb1_apply", limit, 0, creators, msgpack.packb(flat, use_bin_type=False), b"")
@@ -294,7 +352,13 @@ class Functions(RuleBasedStateMachine):
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, 1, "x")),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, "x", 1)),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, 1, 1)),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, "1.5")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, -1)),
+                    ("RBFORM", lambda: self.board.on_directory("rb1_point", [member], (member, 1, 2**31))),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", 0, member)),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", 0, member, b"", member, b"")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member, 1, member, 1)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member, "x")),
                     (
@@ -339,6 +403,7 @@ class Functions(RuleBasedStateMachine):
                         b"\x96\x01\x00\x09\x00\x00\xa0",  # one too few
                         b"\x97\x01\xcb\x43\x50\x00\x00\x00\x00\x00\x00\x09\x00\x00\xa0\xa0",  # packed score: 2^54
                         b"\x97\x01\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\x09\x00\x00\xa0\xa0",  # packed score: 1.5
+                        b"\x97\x01\x00\xce\x80\x00\x00\x00\x00\x00\xa0\xa0",  # epoch: 2^31
                     )
                 ),
             ]
@@ -351,9 +416,8 @@ class Functions(RuleBasedStateMachine):
         fine = Leaving(9, PackedScore(5), Memory(self.windows.recent), shard)
         said = self.accepted(self.board.call(shard, "rb1_arrive", 0, other, pack_payload(fine), member, payload))
         clock = self.board.clock(said)
-        self.states[shard, other], _ = states.arrive(
-            self.at(shard, other), self.board.head(shard, other), clock, payload=fine
-        )
+        after, _ = states.arrive(self.at(shard, other), self.board.head(shard, other), clock, payload=fine)
+        self.moved(shard, other, after)
         assert [arrival.code for arrival in arrivals(said.reply)][1] == Arrive.MISDIRECTED
 
     @rule(shard=shards, member=players, event=events)
@@ -362,7 +426,7 @@ class Functions(RuleBasedStateMachine):
         head = self.board.shard_map.keys(shard).head
         self.board.bare(shard, "HSET", head, "state", "frozen")
         before = self.board.keyspace()
-        assert self.board.apply(shard, Asked(member, 1, event, NOTE, may_create=True)).refusal == "RBSTATE"
+        assert self.board.apply(shard, Asked(member, 1, event, NOTE, may=May.CREATE)).refusal == "RBSTATE"
         assert self.board.keyspace() == before
         self.depart_everybody(shard, (shard + 1) % len(SHARDS))
         self.finish_everybody(shard)
@@ -376,7 +440,7 @@ class Functions(RuleBasedStateMachine):
         self.windows = known.windows
         expected = {}
         for at, state in self.states.items():
-            if isinstance(state, Live):
+            if isinstance(state, Live | Removed):
                 expected[at] = replace(state, memory=state.memory.seen_at(self.windows.recent))
             elif state != ABSENT:
                 expected[at] = state
@@ -385,15 +449,18 @@ class Functions(RuleBasedStateMachine):
         for shard in SHARDS:
             assert self.board.outbox(shard) == self.written[shard]
             assert self.board.counters(shard) == (self.submissions[shard], sum(self.points(shard)))
+            assert self.board.moves(shard) == self.moves[shard]
 
     def points(self, shard: int) -> list[int]:
         order = self.board.shard_map.board.order
         rows = [state for (at, _), state in self.states.items() if at == shard and isinstance(state, Live)]
-        return [points_of(row.packed, order) for row in rows]
+        return [points_of(row.packed, order) for row in rows if not row.hidden]
 
     def place(self, shard: int, member: Member) -> int:
         rows = [
-            (state.packed, who) for (at, who), state in self.states.items() if at == shard and isinstance(state, Live)
+            (state.packed, who)
+            for (at, who), state in self.states.items()
+            if at == shard and isinstance(state, Live) and not state.hidden
         ]
         return sorted(rows).index(next(row for row in rows if row[1] == member))
 
@@ -406,7 +473,7 @@ class Functions(RuleBasedStateMachine):
     def read(code: int, detail: bytes) -> object:
         """The detail of an effect in the table's words."""
         if code in {Code.APPLIED, Code.DUPLICATE}:
-            return int(detail)
+            return int(detail) if detail else ""
         if code == Code.LEAVING:
             return read_leaving(detail)
         if code == Code.GONE:

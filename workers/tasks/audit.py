@@ -32,6 +32,7 @@ def drain_all() -> None:
     leaderboard = resources.leaderboard()
     entries: dict[str, int] = {}
     oldest: dict[str, int] = {}
+    generations: dict[str, int] = {}
     unreachable: LeaderboardError | None = None
     for board, period in open_boards(resources.engine(), datetime.now(UTC)):
         deadline = Deadline.after(_LOOK_S)
@@ -40,6 +41,7 @@ def drain_all() -> None:
         except UnknownBoard:
             continue
         entries.setdefault(board, 0)
+        generations[board] = max(generations.get(board, 0), shard_map.generation)
         short: list[int] = []
         for shard, backlog in leaderboard.outbox.backlogs(shard_map, deadline).items():
             if isinstance(backlog, LeaderboardError):  # its node is down: the others are drained all the same
@@ -57,6 +59,8 @@ def drain_all() -> None:
     for board, count in entries.items():
         metrics.outbox_entries.labels(board).set(count)
         metrics.audit_lag_seconds.labels(board).set(max(0.0, now_ms - oldest.get(board, now_ms)) / 1000)
+    for board, generation in generations.items():
+        metrics.board_generation.labels(board).set(generation)
     if unreachable is not None:
         raise unreachable
 

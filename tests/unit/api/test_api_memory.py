@@ -223,7 +223,7 @@ def test_names_are_bounded(records: Records) -> None:
 
 
 def test_newcomers_are_those_who_exist() -> None:
-    newcomers = Newcomers(lambda _, ids: {player for player in ids if player != "eve"})
+    newcomers = Newcomers(lambda _, ids: {player for player in ids if player != "eve"}, lambda ids: ids)
     assert newcomers.admitted(Board("global"), [PlayerId("ann"), PlayerId("eve")]) == {"ann"}
 
 
@@ -231,7 +231,9 @@ def test_newcomers_are_refused_at_once_while_nobody_can_tell() -> None:
     """Others' submissions may be in the same call: it must not wait for every newcomer."""
     records = Records()
     records.error = RecordsUnavailable()
-    newcomers = Newcomers(lambda _, ids: {PlayerId(known) for known in records.profiles(ids)}, clock=records.clock)
+    newcomers = Newcomers(
+        lambda _, ids: {PlayerId(known) for known in records.profiles(ids)}, lambda ids: (), clock=records.clock
+    )
     for _ in range(10):
         with pytest.raises(Unavailable):
             newcomers.admitted(Board("global"), [PlayerId("ann")])

@@ -1,6 +1,10 @@
 """Settings: read once, checked at once, and what is wrong is named by the variable that the operator set."""
 
+import os
+import subprocess
+import sys
 import typing
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -74,6 +78,59 @@ def test_a_value_that_does_not_fit_is_refused_by_its_variable(name: str, value: 
     assert len(message) > len(f"{PREFIX}{name}: "), "and it says why"
 
 
+@pytest.mark.parametrize(
+    ("given_text", "variable", "said"),
+    [
+        ({"REDIS_NODES": ""}, "REDIS_NODES", "host:port"),
+        ({"REDIS_NODES": "localhost"}, "REDIS_NODES", "host:port"),
+        ({"REDIS_NODES": "a:1,,b:2"}, "REDIS_NODES", "host:port"),
+        ({"REDIS_NODES": "a:1, b:2"}, "REDIS_NODES", "host:port"),
+        ({"REDIS_NODES": "redis://a:1"}, "REDIS_NODES", "host:port"),
+        ({"BROKER_URL": ""}, "BROKER_URL", "redis://host:port/0"),
+        ({"BROKER_URL": "broker:6379"}, "BROKER_URL", "redis://host:port/0"),
+        ({"BROKER_URL": "redis://:word@a:1/0", "REDIS_NODES": "b:2,a:1"}, "BROKER_URL", "RANGEBOARD_REDIS_NODES"),
+        ({"POSTGRES_DSN": ""}, "POSTGRES_DSN", "postgresql://"),
+        ({"POSTGRES_DSN": "mysql://h/db"}, "POSTGRES_DSN", "postgresql://"),
+        ({"API_PORT": "9464"}, "METRICS_PORT", "RANGEBOARD_API_PORT"),
+        ({"ACK_TIMEOUT_MS": "3000"}, "ACK_TIMEOUT_MS", "RANGEBOARD_REQUEST_DEADLINE_MS=3000"),
+        ({"WITHOUT_REPLICAS": "refuse", "ACK_REPLICAS": "0"}, "WITHOUT_REPLICAS", "RANGEBOARD_ACK_REPLICAS=0"),
+        ({"DIRECTORY_BUCKETS": "63"}, "DIRECTORY_BUCKETS", "RANGEBOARD_DIRECTORY_PARTITIONS=64"),
+    ],
+)
+def test_what_is_missing_or_contradicts_is_named(given_text: dict[str, str], variable: str, said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({PREFIX + name: value for name, value in given_text.items()})
+    message = str(refused.value)
+    assert message.startswith(f"{PREFIX}{variable}: ")
+    assert said in message
+    assert "\n" not in message
+
+
+_SERVING = {
+    "api": ["gunicorn", "-c", "python:api.gunicorn_conf", "api.app:create_app()"],
+    "worker": ["celery", "--quiet", "-A", "workers.app:app", "worker"],
+    "beat": ["celery", "--quiet", "-A", "workers.app:app", "beat"],
+    "reconciler": ["k8s.reconciler", "reconcile", "--primaries", "3", "--replicas", "1"],
+    "migrate": ["cli.main", "migrate"],
+}
+
+
+@pytest.mark.parametrize("process", _SERVING)
+def test_every_process_stops_at_once_with_one_sentence(process: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *_SERVING[process]],
+        env={**os.environ, "RANGEBOARD_BROKER_URL": "redis://127.0.0.1:7001/0"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    (sentence,) = (done.stdout + done.stderr).splitlines()
+    assert "RANGEBOARD_BROKER_URL: this is a node of the cluster" in sentence
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(AttributeError):
         load({}).shards = 8  # type: ignore[misc]
@@ -91,9 +148,11 @@ def test_every_setting_is_described() -> None:
 @given(
     st.builds(
         Settings,
-        redis_nodes=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20),
-        postgres_dsn=st.sampled_from(["postgresql://u:p%40ss@h:5432/db?sslmode=require", "null", "0", "true", ""]),
-        ack_replicas=st.integers(0, 5),
+        redis_server=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20),
+        postgres_bin=st.sampled_from(["null", "0", "true", ""]),
+        redis_nodes=st.sampled_from(["a:1", "redis-0.redis:6379,redis-1.redis:6379", "[::1]:7001"]),
+        postgres_dsn=st.sampled_from(["postgresql://u:p%40ss@h:5432/db?sslmode=require", "host=h dbname=db"]),
+        ack_replicas=st.integers(1, 5),
         points_sigma=st.floats(0.001, 9.0),
         reads_open=st.booleans(),
         shards=st.integers(1, 4096),

@@ -51,7 +51,7 @@ def lua_numbers(name: str) -> dict[str, int]:
 
 def test_the_codes_of_a_submission_are_those_of_lua() -> None:
     told = lua_numbers("apply.lua")
-    renamed = {"LEAVING": "IS_LEAVING", "GONE": "IS_GONE"}
+    renamed = {name: f"IS_{name}" for name in ("LEAVING", "GONE", "HIDDEN", "REMOVED")}
     assert {code.name: told[renamed.get(code.name, code.name)] for code in Code} == {code.name: code for code in Code}
     assert lua_numbers("read.lua")["LIVE"] == functions.LIVE
 
@@ -87,6 +87,14 @@ def test_the_library_has_every_function_that_is_called() -> None:
     assert {path.name for path in LUA.iterdir()} == {f"{name}.lua" for name in functions._SOURCES}, "none left out"
 
 
+def test_what_is_called_as_a_read_is_one() -> None:
+    """The server refuses a write in a function that was registered as a read."""
+    code = library_code()
+    reads = {*re.findall(r"function_name = '(rb\d+_\w+)'", code), *re.findall(r"register_read\('(rb\d+_\w+)'", code)}
+    with_shard_keys = set(re.findall(r"local function (rb\d+_\w+)\(keys, args\)\n  local head, problem = look", code))
+    assert reads & with_shard_keys == functions.READ_FUNCTIONS
+
+
 # -- replies
 
 
@@ -111,9 +119,13 @@ def test_replies_are_cut_into_one_answer_each() -> None:
     assert map_version(reply) == 7
     assert list(pairs([7, 1, b"payload", 3, b""])) == [(1, b"payload"), (3, b"")]
     assert list(arrivals([7, 1, 2, 0, 0, 5, 0, -1, 0])) == [Arrival(1, 2, 0, 0), Arrival(5, 0, -1, 0)]
-    assert list(strays([7, b"ann", 2, b"-4503599627370496", b""])) == [Stray(b"ann", 2, LOWEST, b"")]
+    assert list(strays([7, 0, b"ann", 2, b"-4503599627370496", b""])) == [Stray(b"ann", 2, LOWEST, b"")]
     assert (
-        list(effects([0, 1, msgpack.packb([])])) == list(pairs([1])) == list(arrivals([1])) == list(strays([1])) == []
+        list(effects([0, 1, msgpack.packb([])]))
+        == list(pairs([1]))
+        == list(arrivals([1]))
+        == list(strays([1, 0]))
+        == []
     )
 
 
@@ -123,7 +135,7 @@ def test_replies_are_cut_into_one_answer_each() -> None:
         (effects, [1, 2, msgpack.packb([1, 2, 3])]),
         (pairs, [1, 2, 3, 4]),
         (arrivals, [1, 2, 3, 4]),
-        (strays, [1, 2, 3, 4]),
+        (strays, [1, 2, 3, 4, 5]),
     ],
 )
 def test_a_reply_of_another_form_is_not_half_read(read, reply) -> None:
@@ -138,8 +150,8 @@ def test_a_reply_of_another_form_is_not_half_read(read, reply) -> None:
     ("code", "words", "told"),
     [
         ("RBSTATE", "rebuilding", BoardFrozen),
-        ("RBBACKLOG", "", AuditBacklog),
-        ("RBNOHEAD", "", ShardUnavailable),
+        ("RBBACKLOG", "the outbox is full", AuditBacklog),
+        ("RBNOHEAD", "it was never opened, or is gone", ShardUnavailable),
         ("RBWINDOW", "1760000000000", ShardUnavailable),
         ("RBFORM", "five arguments a submission", ShardUnavailable),
         ("BUSY", "Redis is busy running a script", ShardUnavailable),

@@ -27,7 +27,7 @@ def test_all_keys_of_a_shard_lie_in_its_slot(board: BoardPeriod, generation: int
     named = keys.for_function(now)
     assert {key_slot(key.encode()) for key in named} == {keys.slot} == {shard_slot(board.board, shard)}
     assert len(set(named)) == len(named)
-    assert {keys.rows, keys.leaving, keys.outbox, keys.head} <= set(named)
+    assert {keys.rows, keys.aside, keys.leaving, keys.outbox, keys.head} <= set(named)
 
 
 def test_keys_stand_in_the_order_of_the_functions() -> None:
@@ -44,6 +44,7 @@ def test_keys_stand_in_the_order_of_the_functions() -> None:
         "GONE_BEFORE": "gone:19",
         "OUTBOX": "outbox",
         "HEAD": "head",
+        "ASIDE": "aside",
     }
     keys = shard_keys(BoardPeriod("global", "2026-11"), 1, 7)
     named = keys.for_function(Windows(recent=500, gone=20))

@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 # `finished_at` says whether a job is active, so that the index which admits one of each at a time needs no list of
 # states.
