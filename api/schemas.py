@@ -440,7 +440,7 @@ class FinalPeriod(_Answer, kw_only=True):
 
     month: str | UnsetType = UNSET
     period: str | UnsetType = UNSET
-    total_players: int
+    total_players: Annotated[int, Meta(description="When it was closed; who is hidden since is counted")]
     closed_at: datetime
 
 

@@ -265,7 +265,7 @@ function confirmed(kind, body) {
   const dialog = byId("confirm");
   say(byId("confirm-title"), `Start ${kind} of ${body.board}?`);
   say(byId("confirm-text"), CONFIRM[kind](body));
-  say(byId("confirm-body"), `POST /api/v1/admin/${kind}\n${JSON.stringify(body, null, 2)}`);
+  say(byId("confirm-body"), `POST /api/v1/admin/${kind}\n${JSON.stringify(body)}`);
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {
@@ -326,7 +326,7 @@ function playerRow(user, ranks) {
   const standing = ranks?.get(user.user_id);
   const none = ranks === null ? "unknown" : "–";
   return el("tr", {},
-    cell("Username", user.username),
+    cell("Username", el("span", {}, user.username, user.hidden ? el("span", { class: "tag" }, "hidden") : null)),
     cell("Shown as", user.display_name),
     cell("Id", el("a", { href: `/?board=${encodeURIComponent(board)}&player=${encodeURIComponent(user.user_id)}` }, user.user_id)),
     cell("Since", user.created_at.slice(0, 10)),

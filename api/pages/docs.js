@@ -18,6 +18,8 @@ const EXAMPLES = {
   cuts: [100, 500], job_id: "0123456789abcdef",
 };
 
+const IDS = ["user_id", "match_id"];
+
 let components = {};
 
 function resolved(schema) {
@@ -99,7 +101,7 @@ function table(caption, rows) {
     el("tbody", {}, ...rows));
 }
 
-/** A value of this form: what is required, and the id without which nothing can be sent again. */
+/** A value of this form: what is required, and the ids without which nothing can be sent again; something at least. */
 function example(name, schema, depth = 0) {
   if (name in EXAMPLES) return EXAMPLES[name];
   const whole = resolved(schema);
@@ -108,13 +110,15 @@ function example(name, schema, depth = 0) {
   if (whole.enum) return whole.enum[0];
   if (whole.type === "array") return depth > DEEPEST ? [] : [example("", whole.items, depth + 1)];
   if (whole.properties) {
-    const named = Object.keys(whole.properties).filter((member) => member === "match_id" || whole.required?.includes(member));
+    const named = Object.keys(whole.properties).filter((member) => IDS.includes(member) || whole.required?.includes(member));
+    if (!named.length) named.push(Object.keys(whole.properties)[0]);
     const members = named.map((member) => [member, example(member, whole.properties[member], depth + 1)]);
     return Object.fromEntries(members);
   }
   const choice = (whole.anyOf ?? whole.oneOf ?? []).find((one) => resolved(one).type !== "null");
   if (choice && depth <= DEEPEST) return example("", choice, depth + 1);
-  return whole.type === "integer" || whole.type === "number" ? (whole.minimum ?? 1) : "…";
+  if (whole.type !== "integer" && whole.type !== "number") return "…";
+  return whole.minimum > 1 ? whole.minimum : 1;
 }
 
 function curl(method, path, operation) {

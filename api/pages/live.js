@@ -18,7 +18,7 @@ const state = {
   board: chosen.get("board") ?? "global",
   period: chosen.get("period") ?? chosen.get("month") ?? "",
   limit: Number(chosen.get("limit")) || 10,
-  /** connecting, live, polling, lost, still (nothing will change), closed (a key is needed) */
+  /** connecting, live, polling, lost, still (nothing will change), absent (no such ranking), closed (a key is needed) */
   connection: "connecting",
   view: null,
   trouble: "",
@@ -48,7 +48,7 @@ async function follow(signal) {
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       waitS = error.retryAfterS;
-      if (needsKey(error)) return;
+      if (isUseless(error)) return;
     }
     signal.throwIfAborted();
     if (state.connection === "live") become("lost");
@@ -59,7 +59,7 @@ async function follow(signal) {
       waitS = Math.max(waitS, POLL_S * (0.75 + Math.random() / 2));
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      if (needsKey(error)) return;
+      if (isUseless(error)) return;
       failures += 1;
       become("lost", error.message);
       waitS = Math.max(waitS, error.retryAfterS, backOffS(failures));
@@ -77,12 +77,8 @@ async function readOnce(signal) {
       return;
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      if (needsKey(error)) return;
+      if (isUseless(error)) return;
       become("lost", error.message);
-      if (error.status >= 400 && error.status < 500) {
-        showNothing();
-        return;
-      }
     }
     await pause(backOffS(failures) * 1000, signal);
   }
@@ -151,10 +147,19 @@ function parsed(lines) {
   return event;
 }
 
-function needsKey(error) {
-  if (error.status !== 401 && error.status !== 403) return false;
-  become("closed", `This leaderboard is not open to everybody. ${error.message}`);
-  return true;
+/** Whether asking again would be refused again; the page says why then, and stays as it is. */
+function isUseless(error) {
+  if (error.status === 401 || error.status === 403) {
+    key.forget();
+    become("closed", `This leaderboard is not open to everybody. ${error.message}`);
+    return true;
+  }
+  if (error.status === 400 || error.status === 404) {
+    showNothing();
+    become("absent", error.message);
+    return true;
+  }
+  return false;
 }
 
 function become(connection, trouble = "") {
@@ -280,6 +285,7 @@ const CONNECTIONS = {
   polling: [`Asked every ${POLL_S} s`, "good"],
   lost: ["Connection lost, trying again", "bad"],
   still: ["Over", "still"],
+  absent: ["Not to be had", "bad"],
   closed: ["Not open to everybody", "bad"],
 };
 
@@ -290,16 +296,15 @@ function paintState() {
   if (document.hidden) [told, light] = ["Paused", "wait"];
   if (view?.final) [told, light] = ["Final", "still"];
   else if (connection === "still") told = "Over, not final yet";
-  else if (connection === "lost" && state.period) told = "Not to be had";
   if (view?.rank_is === "partial") {
-    light = "warn";
+    if (light === "good") light = "warn";
     notes.push(`partial: ${number(view.missing_shards ?? 0)} shards do not answer, their players are not counted`);
   } else if (view?.rank_is === "recent" && !view.final) {
     notes.push("recent: players who change shards just now may be missing");
   }
   if (view?.names === "unavailable") notes.push("names cannot be read just now");
   const age = view ? ageS(view.as_of) : 0;
-  if (light === "good" && age > OLD_S) [told, light] = ["Old view", "warn"];
+  if ((light === "good" || light === "warn") && age > OLD_S) [told, light] = ["Old view", "warn"];
   byId("light").className = `light ${light}`;
   say(byId("state"), [told, ...notes].join(" · "));
   let aged = "";

@@ -1,7 +1,10 @@
 """The pages for people: files of ours only, under a policy that lets a browser run and load nothing else."""
 
 import re
+import tomllib
+from fnmatch import fnmatch
 from importlib.resources import files
+from pathlib import Path, PurePath
 
 import pytest
 from werkzeug.test import Client, TestResponse
@@ -76,6 +79,14 @@ def test_a_file_is_small_and_names_nothing_elsewhere(client: Client, address: st
     assert not re.search(r"\son\w+=\"|\sstyle=\"|javascript:", text), "the policy refuses it"
     for reference in references(address, text):
         assert client.get(reference).status_code == 200, reference
+
+
+def test_every_file_comes_with_an_installation() -> None:
+    """What pyproject.toml does not name is missing in an image, however well it works from the sources."""
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    patterns = declared["tool"]["setuptools"]["package-data"][pages.__name__]
+    names = [pages.PAGES.get(address, PurePath(address).name) for address in ADDRESSES]
+    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in names)
 
 
 def test_every_file_is_used_by_a_page(client: Client) -> None:
