@@ -14,6 +14,8 @@ from heapq import merge
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
+import msgpack
+
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer, Call
 from sharding.directory import FIRST_EPOCH, Directory, Entry
@@ -53,9 +55,9 @@ class LoadedRow(NamedTuple):
         packed = best_of_points(0, shard_map.board.order) if self.packed is None else self.packed
         return shard_map.shard_for(packed, self.member)
 
-    def flat(self) -> Iterator[object]:
+    def flat(self) -> tuple[object, ...]:
         """What the shard is told of it."""
-        yield from (self.member, _or_none(self.packed), self.epoch, self.recent, self.before, int(self.hidden))
+        return self.member, _or_none(self.packed), self.epoch, self.recent, self.before, int(self.hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class Lifecycle:
             ShardCall(
                 shard_map.keys(shard),
                 "rb1_load",
-                (window, *(item for row in its for item in row.flat())),
+                (window, msgpack.packb([item for row in its for item in row.flat()], use_bin_type=False)),
             )
             for shard, its in slices
         ]

@@ -1,7 +1,7 @@
 --[[ What happens to a shard besides play: it is frozen, loaded from the audit, corrected, and in the end it expires
   (lifecycle.py says when). Only a load asks for a state; the others may be made in any. ]]
 
-local REPAIR_ITEM = 5
+local REPAIR_ITEM, LOAD_ITEM = 5, 6
 
 --[[ rb1_state: set the state of a shard, and fields of its head together with it.
   KEYS  head
@@ -18,8 +18,9 @@ end
 
 --[[ rb1_load: put rows into a shard that is being rebuilt, as they were. May be repeated.
   KEYS  the shard's
-  ARGV  recent window, gone window, the recent window that the events are of, then per row: member, packed score ('' is the
-        mark of a player who was removed), epoch, events of that window, events of the window before it, 1 for a hidden one
+  ARGV  recent window, gone window, the recent window that the events are of, msgpack of the rows in one flat list: member,
+        packed score ('' is the mark of a player who was removed), epoch, events of that window, events of the window before
+        it, 1 for a hidden one, member, ...
   Reply rows in the shard afterwards. RBSTATE unless the shard's state is `rebuilding`. ]]
 local function rb1_load(keys, args)
   local head, problem = look(keys, args)
@@ -29,26 +30,27 @@ local function rb1_load(keys, args)
   if head.state ~= 'rebuilding' then
     return redis.error_reply('RBSTATE ' .. head.state)
   end
-  if #args < 9 or (#args - 3) % 6 ~= 0 then
-    return redis.error_reply('RBFORM six arguments a row')
+  local fine, items = pcall(cmsgpack.unpack, args[4])
+  if not fine or #args ~= 4 or type(items) ~= 'table' or #items == 0 or #items % LOAD_ITEM ~= 0 then
+    return redis.error_reply('RBFORM six values a row')
   end
   local current, loaded = tonumber(args[1]), tonumber(args[3])
   local rows, aside, epochs, events = {}, {}, {}, { [current] = {}, [current - 1] = {} }
-  for at = 4, #args, 6 do
-    local member = args[at]
-    local is_mark = args[at + 1] == ''
-    local ranking = (is_mark or args[at + 5] == '1') and aside or rows
-    ranking[#ranking + 1] = is_mark and REMOVED_MARK or args[at + 1]
+  for at = 1, #items, LOAD_ITEM do
+    local member = items[at]
+    local is_mark = items[at + 1] == ''
+    local ranking = (is_mark or items[at + 5] == 1) and aside or rows
+    ranking[#ranking + 1] = is_mark and REMOVED_MARK or items[at + 1]
     ranking[#ranking + 1] = member
-    if args[at + 2] ~= '1' then
+    if items[at + 2] ~= 1 then
       epochs[#epochs + 1] = member
-      epochs[#epochs + 1] = args[at + 2]
+      epochs[#epochs + 1] = items[at + 2]
     end
     for back = 0, 1 do
       local kept = events[loaded - back] -- none for a window that has passed meanwhile
-      if kept and args[at + 3 + back] ~= '' then
+      if kept and items[at + 3 + back] ~= '' then
         kept[#kept + 1] = member
-        kept[#kept + 1] = args[at + 3 + back]
+        kept[#kept + 1] = items[at + 3 + back]
       end
     end
   end
