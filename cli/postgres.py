@@ -76,8 +76,13 @@ class Postgres:
         return f"postgresql://postgres:{self.password}@{HOST}:{self.port}/{database}"
 
     def initialise(self) -> None:
-        """Make the data directory, unless it is there. A half-made one is made again."""
+        """Make the data directory, unless it is there. A half-made one is made again.
+
+        No server may be running on it (leftovers.py sees to that). The pid that a killed one left in its lock file may
+        belong to somebody else by now, and PostgreSQL would take that one for itself.
+        """
         if (self.data / "PG_VERSION").exists() and (self.home.directory / "initialised").exists():
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
             return
         shutil.rmtree(self.data, ignore_errors=True)
         password_file = self.home.directory / "password"

@@ -237,13 +237,21 @@ def test_down_leaves_no_process_and_up_brings_the_data_back(command):
 
 
 def test_everything_killed_at_once_starts_again_with_its_data(command):
+    """Also where PostgreSQL's pid has gone to somebody else of the same account meanwhile."""
     status = command.status()
     win(status, "survivor", "m1")
     for process in command.processes():
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    began = time.monotonic()
-    command.up()
+    state = DataDirectory(command.data_dir).load()
+    assert state is not None
+    lock = state.home.directory / "data" / "postmaster.pid"
+    lines = lock.read_text().splitlines()
+    with subprocess.Popen(["sleep", "600"], user=lock.stat().st_uid) as somebody:
+        lock.write_text("\n".join([str(somebody.pid), *lines[1:]]) + "\n")
+        began = time.monotonic()
+        command.up()
+        somebody.kill()
     assert time.monotonic() - began < 2 * READY_S
     assert healthy(command)
     assert points(status, "survivor") == 1
