@@ -28,6 +28,7 @@ from api.metrics import NO_ENDPOINT, observe_request, on_own_port
 from api.names import Names
 from api.newcomers import Newcomers
 from api.openapi import document
+from api.pages import add_pages
 from api.rankings import RankingAnswers
 from api.requests import JSON, request_id_of
 from api.scores import ScoreAnswers
@@ -70,6 +71,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         *HealthAnswers(leaderboard, rules, partial(boards.get, engine, _DEFAULT_BOARD)).endpoints(),
     ]
     app = application(endpoints, settings, Keys(partial(api_keys.find, engine)))
+    add_pages(app)
     app.wsgi_app = on_own_port(app.wsgi_app, settings.metrics_port)  # type: ignore[assignment,method-assign]
     return app
 

@@ -1,4 +1,4 @@
-"""A player's final ranks in the periods that are over, from the snapshots: the latest first, a page at a time."""
+"""What is over, the latest first, a page at a time: a board's final periods, and a player's final ranks in them."""
 
 from urllib.parse import urlencode
 
@@ -13,7 +13,8 @@ from api.finals import until
 from api.names import Names
 from api.periods import on_board
 from api.requests import Call
-from records import snapshots
+from records import archives, snapshots
+from records.archives import Archived
 from records.snapshots import PastRow
 from sharding.boards import Board
 from sharding.errors import InvalidValue
@@ -22,10 +23,11 @@ from sharding.periods import parse_period
 from sharding.players import PlayerId, parse_player_id
 
 PATH = f"{BASE}/scores/<user_id>/history"
+PERIODS_PATH = f"{BASE}/boards/<board>/periods"
 
 
 class HistoryAnswers:
-    """What is answered about a player's past."""
+    """What is answered about the past of a board or a player."""
 
     def __init__(self, engine: Engine, rules: BoardRules, names: Names) -> None:
         self._engine = engine
@@ -33,7 +35,7 @@ class HistoryAnswers:
         self._names = names
 
     def endpoints(self) -> list[Endpoint]:
-        """The address of a player's past."""
+        """The addresses of the past."""
         return [
             Endpoint(
                 method="GET",
@@ -44,8 +46,33 @@ class HistoryAnswers:
                 gives=schemas.History,
                 scope=Scope.READ,
                 refuses=(404,),
-            )
+            ),
+            Endpoint(
+                method="GET",
+                path=PERIODS_PATH,
+                answer=self.periods,
+                summary="A board's periods that are over and final, the latest first",
+                query=schemas.PeriodsQuery,
+                gives=schemas.FinalPeriods,
+                scope=Scope.READ,
+                refuses=(404,),
+            ),
         ]
+
+    def periods(self, call: Call[schemas.PeriodsQuery, None], board: str) -> schemas.FinalPeriods:
+        """Periods that can be read for ever."""
+        rules, query = self._rules.get(board), call.query
+        before = None if query.before is None else _period_before(rules, query.before)
+        found = until(
+            call.deadline,
+            lambda: archives.finals(self._engine, rules.name, limit=query.limit + 1, before=before),
+        )
+        shown = found[: query.limit]
+        answer = schemas.FinalPeriods(board=rules.name, periods=[_final(rules, archived) for archived in shown])
+        if len(found) > len(shown):
+            following = urlencode({"limit": query.limit, "before": shown[-1].period})
+            answer.next = f"{BASE}/boards/{rules.name}/periods?{following}"
+        return answer
 
     def history(self, call: Call[schemas.HistoryQuery, None], user_id: str) -> schemas.History:
         """Final ranks; none for a player who was in no ranking that is over."""
@@ -74,6 +101,16 @@ def _period_before(board: Board, name: str) -> str:
         return parse_period(board.kind, name).name
     except InvalidValue as error:
         raise InvalidValue(error.detail, field="before") from None
+
+
+def _final(board: Board, archived: Archived) -> schemas.FinalPeriod:
+    named = on_board(board, parse_period(board.kind, archived.period))
+    return schemas.FinalPeriod(
+        month=named["month"],
+        period=named["period"],
+        total_players=archived.players or 0,
+        closed_at=archived.changed_at,
+    )
 
 
 def _past(board: Board, player: PlayerId, row: PastRow) -> schemas.PastStanding:

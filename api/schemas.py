@@ -356,6 +356,9 @@ class UsersQuery(_Form, frozen=True, kw_only=True):
     after: Annotated[
         str, Meta(max_length=NAME_LENGTH, pattern=r"^[^\x00]*$", description="The username before the first one")
     ] = ""
+    prefix: Annotated[
+        str, Meta(max_length=NAME_LENGTH, pattern=r"^[^\x00]*$", description="Only usernames that begin so")
+    ] = ""
 
 
 class Users(_Answer, kw_only=True):
@@ -423,6 +426,30 @@ class Boards(_Answer, kw_only=True):
     """All boards, by name."""
 
     boards: list[Board]
+
+
+class PeriodsQuery(_Form, frozen=True, kw_only=True):
+    """How many periods, and before which one."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 24
+    before: Annotated[str | None, Meta(description="A period: only earlier ones; from an answer's next")] = None
+
+
+class FinalPeriod(_Answer, kw_only=True):
+    """A period that is over, and whose ranking is final since `closed_at`."""
+
+    month: str | UnsetType = UNSET
+    period: str | UnsetType = UNSET
+    total_players: Annotated[int, Meta(description="When it was closed; who is hidden since is counted")]
+    closed_at: datetime
+
+
+class FinalPeriods(_Answer, kw_only=True):
+    """The periods of a board whose rankings are final, the latest first."""
+
+    board: str
+    periods: list[FinalPeriod]
+    next: Annotated[str, Meta(description="The address of the periods before these")] | UnsetType = UNSET
 
 
 # -- jobs and shards

@@ -132,11 +132,12 @@ class UserAnswers:
 
     def listing(self, call: Call[schemas.UsersQuery, None]) -> schemas.Users:
         """A page of players."""
-        limit = call.query.limit
-        page = players.page(self._engine, after=call.query.after, limit=limit + 1)
+        limit, prefix = call.query.limit, call.query.prefix
+        page = players.page(self._engine, after=call.query.after, prefix=prefix, limit=limit + 1)
         answer = schemas.Users(users=[_user(player) for player in page[:limit]])
         if len(page) > limit:
-            answer.next = f"{PATH}?{urlencode({'limit': limit, 'after': answer.users[-1].username})}"
+            following = {"limit": limit, "after": answer.users[-1].username} | ({"prefix": prefix} if prefix else {})
+            answer.next = f"{PATH}?{urlencode(following)}"
         return answer
 
     def one(self, _call: Call[NoQuery, None], user_id: str) -> schemas.User:

@@ -56,6 +56,17 @@ def final(engine: Engine, board: str, period: str) -> Archived | None:
     return None if row is None else _archived(**row)
 
 
+def finals(engine: Engine, board: str, *, limit: int, before: str | None = None) -> list[Archived]:
+    """The periods of a board whose final ranking is stored and verified, the latest first; only those before one."""
+    states = archives.c
+    whole = select(archives).where(states.board == board, states.shard == WHOLE, states.state == "archived")
+    if before is not None:
+        whole = whole.where(states.period < before)
+    with reading(engine) as connection:
+        rows = connection.execute(whole.order_by(states.period.desc()).limit(limit)).mappings().all()
+    return [_archived(**row) for row in rows]
+
+
 def is_archived(engine: Engine, board: str, period: str) -> bool:
     """Whether the final ranking of a board period is stored and verified."""
     return final(engine, board, period) is not None

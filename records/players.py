@@ -209,9 +209,11 @@ def hidden_among(engine: Engine, ids: Collection[str]) -> set[str]:
         return set(connection.scalars(select(users.c.id).where(_id_among(ids), users.c.hidden)).all())
 
 
-def page(engine: Engine, *, after: str = "", limit: int = 50) -> list[Player]:
-    """Players by username, from the first one after `after` (a username) on."""
+def page(engine: Engine, *, after: str = "", prefix: str = "", limit: int = 50) -> list[Player]:
+    """Players by username, from the first one after `after` on; only those whose username begins with `prefix`."""
     following = select(users).where(users.c.username > after).order_by(users.c.username).limit(limit)
+    if prefix:
+        following = following.where(users.c.username.startswith(prefix, autoescape=True))
     with reading(engine) as connection:
         return [Player(**row) for row in connection.execute(following).mappings()]
 

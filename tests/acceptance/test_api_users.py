@@ -85,6 +85,18 @@ def test_the_listing_comes_to_an_end_and_has_everybody_once(api: Api) -> None:
     assert len(listed) == len(set(listed))
 
 
+def test_players_are_found_by_how_their_name_begins(api: Api) -> None:
+    mark = uuid4().hex[:8]
+    api.post(f"{USERS}:batch", [{"username": f"{mark}&{number}"} for number in range(3)] + [{"username": f"x{mark}"}])
+    found: list[str] = []
+    path: str | None = f"{USERS}?limit=2&prefix={mark}%26"
+    while path:
+        page = api.get(path).json
+        found += [user["username"] for user in page["users"]]
+        path = page.get("next")
+    assert found == [f"{mark}&{number}" for number in range(3)]
+
+
 def test_the_boards_are_listed_with_their_rules(api: Api) -> None:
     [board] = [board for board in api.get(f"{BASE}/boards").json["boards"] if board["board"] == "global"]
     assert board["period"] == "month"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 import pytest
@@ -307,6 +307,43 @@ def test_a_players_past_is_paged(leaderboard: Leaderboard, database: Engine, api
     assert told == expected
     assert all(0 < entry["percentile"] <= 100 for entry in entries)
     assert api.call("GET", "/scores/nobody/history", board=name).json["entries"] == []
+
+    pages = [api.call("GET", f"/boards/{name}/periods", limit=2).json]
+    while following := pages[-1].get("next"):
+        pages.append(api.follow(following).json)
+    assert [len(page["periods"]) for page in pages] == [2, 2, 1]
+    periods = [(period["period"], period["total_players"]) for page in pages for period in page["periods"]]
+    assert periods == [(day, players_then) for day, _, _, players_then in expected]
+
+
+def test_a_period_is_told_once_it_is_final(leaderboard: Leaderboard, database: Engine, api: Api) -> None:
+    last_month = period_at(PeriodKind.MONTH, datetime.now(UTC).replace(day=1) - timedelta(days=1))
+    board = open_played(leaderboard, database, period=last_month)
+    board.play(7, 20)
+    address = f"/boards/{board.name.board}/periods"
+    assert api.call("GET", address).json == {"board": board.name.board, "periods": []}
+    Past(board, api).close()
+    [told] = api.call("GET", address).json["periods"]
+    assert (told["month"], told["total_players"]) == (last_month.name, 7)
+    board.destroy()
+    api.forget()
+    final = api.call("GET", "/scores", board=board.name.board, month=told["month"]).json
+    assert final["final"]
+    assert datetime.fromisoformat(told["closed_at"]) - datetime.fromisoformat(final["as_of"]) < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("board", "query", "status", "field"),
+    [
+        ("global", {"before": "2026-13"}, 400, "before"),
+        ("global", {"limit": 101}, 400, "limit"),
+        ("nowhere", {}, 404, "board"),
+        ("No Where", {}, 400, "board"),
+    ],
+)
+def test_periods_that_cannot_be_told(api: Api, board: str, query: dict[str, Any], status: int, field: str) -> None:
+    refused = api.call("GET", f"/boards/{quote(board)}/periods", **query)
+    assert (refused.status_code, refused.json["errors"][0]["field"]) == (status, field)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_the_contracts_calls_are_there(document: dict[str, Any]) -> None:
         ("post", "/api/v1/admin/rebalance"),
         ("get", "/api/v1/stats"),
         ("get", "/api/v1/boards"),
+        ("get", "/api/v1/boards/{board}/periods"),
         ("post", "/api/v1/users"),
         ("get", "/api/v1/users"),
         ("post", "/api/v1/users:batch"),

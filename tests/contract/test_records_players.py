@@ -207,6 +207,18 @@ def test_pages_go_through_everybody_once(database, tag):
     assert [name for name in seen if name.startswith(f"~{tag}")] == names
 
 
+def test_names_are_found_by_how_they_begin(database, tag):
+    """The characters that a pattern gives a meaning to stand for themselves."""
+    names = [f"{tag}%a", f"{tag}_a", f"{tag}\\a", f"{tag}b", f"{tag}b c"]
+    players.create_many(database, [NewPlayer(username=name) for name in names])
+    found = {
+        prefix: [player.username for player in players.page(database, prefix=f"{tag}{prefix}")] for prefix in "%_\\b"
+    }
+    assert found == {"%": [names[0]], "_": [names[1]], "\\": [names[2]], "b": names[3:]}
+    assert [player.username for player in players.page(database, prefix=f"{tag}b", after=f"{tag}b")] == [f"{tag}b c"]
+    assert players.page(database, prefix=f"{tag}B") == []
+
+
 def test_what_no_text_holds_is_refused_not_an_error(database):
     """Whatever a client sends."""
     for player_id in ("a\0b", "\ud800"):
