@@ -71,7 +71,7 @@ class UserAnswers:
                 summary="Players, by username",
                 query=schemas.UsersQuery,
                 gives=schemas.Users,
-                scope=Scope.READ,
+                scope=Scope.ADMIN,
             ),
             Endpoint(
                 method="GET",
