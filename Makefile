@@ -7,7 +7,7 @@ PACKAGES := api sharding workers records runtime cli k8s loadtest
 DATA_DIR ?= .rangeboard
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down demo test test-quick bench costs capacity load faults faults-records reads explore check format settings lock clean-data
+.PHONY: help install up down demo test test-quick bench costs capacity load faults faults-records reads ranks explore check format settings lock clean-data
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36mmake %-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ faults-records: install ## the audit's and the archive's fault tests, large: kil
 
 reads: install ## 2,000 random writes and reads over HTTP, each held against a sorted list
 	READS_STEPS=40 READS_RUNS=60 $(BIN)/pytest -s -q --timeout 1800 tests/stateful/test_http_reads.py -k sorted_list $(ARGS)
+
+ranks: install ## 10,000 exact ranks read while 2,000 submissions/s run and ranges move
+	RANKS_READS=10000 RANKS_RATE=2000 $(BIN)/pytest -s -q --timeout 900 tests/acceptance/test_ranks_under_load.py
 
 explore: install ## walk every interleaving of the handoff, in its large form (about a minute)
 	$(BIN)/python -m tests.unit.sharding.handoff.explorer large

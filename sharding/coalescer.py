@@ -5,6 +5,10 @@ submissions. Without load nothing waits: the first to arrive leads, and leaves a
 then hands the lead to one who came meanwhile. So a submission waits for one call in flight at the most, in the order
 of arrival, which also keeps one player's submissions in order.
 
+One submission in dozens takes its player out of a shard's range, and the move home takes several calls more. Nobody
+else waits for that: as soon as all are applied, those who stay where they are have their answers, and the next leader
+leaves.
+
 A call has its leader's deadline, so the lead goes to the one with the most time: handed to the eldest it would, under
 load, leave no time for all the others.
 
@@ -13,17 +17,17 @@ The queue is bounded: beyond that a submission is refused, having changed nothin
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from runtime.deadlines import Deadline
 from sharding.errors import LeaderboardError, Overloaded, ShardOutcomeUnknown, ShardUnavailable
 from sharding.submissions import Submission, failure
-from sharding.writer import Written
+from sharding.writer import Settled, Written
 
-#: Writes submissions by a deadline, one result each.
-Write = Callable[[Sequence[Submission], Deadline], Sequence[Written]]
+#: Writes submissions by a deadline, one result each. Tells of those that are done when only moves are left.
+Write = Callable[[Sequence[Submission], Deadline, Settled], Sequence[Written]]
 
 _MOST_TOGETHER = 500
 
@@ -78,17 +82,33 @@ class Coalescer:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), _MOST_TOGETHER))]
             for waiting in batch:
                 waiting.taken = True
+        leads = True
+
+        def hand_on() -> None:
+            nonlocal leads
+            if leads:
+                leads = False
+                with self._lock:
+                    self._hand_on()
+
+        def settled(results: Mapping[int, Written]) -> None:
+            for index, written in results.items():
+                batch[index].written = written
+            hand_on()
+            for index in results:
+                batch[index].woken.set()
+
         try:
-            results = self._write([waiting.submission for waiting in batch], deadline)
+            results = self._write([waiting.submission for waiting in batch], deadline, settled)
             for waiting, written in zip(batch, results, strict=True):
                 waiting.written = written
         except LeaderboardError as error:  # it says itself what is known of the write, to all of them
             for waiting in batch:
-                waiting.written = Written(failure(error))
-            raise
+                waiting.written = waiting.written or Written(failure(error))
+            if leads:
+                raise
         finally:
-            with self._lock:
-                self._hand_on()
+            hand_on()
             for waiting in batch:
                 waiting.woken.set()
 

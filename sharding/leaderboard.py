@@ -36,7 +36,7 @@ from sharding.shard_map import ShardMap
 from sharding.submissions import RankMode, Result, Submission
 from sharding.tops import LENGTH as TOP_LENGTH
 from sharding.tops import Tops
-from sharding.writer import HiddenPlayers, KnownPlayers, Writer, Written, nobody
+from sharding.writer import HiddenPlayers, KnownPlayers, Settled, Writer, Written, nobody
 
 __all__ = [
     "TOP_LENGTH",
@@ -233,10 +233,10 @@ class Leaderboard:
         coalescer = self._coalescers.get(name)
         if coalescer is None:
 
-            def write(submissions: Sequence[Submission], deadline: Deadline) -> list[Written]:
+            def write(submissions: Sequence[Submission], deadline: Deadline, settled: Settled) -> list[Written]:
                 metrics.coalesced_submissions.observe(len(submissions))
                 metrics.coalescer_waiting.set(sum(one.waiting for one in self._coalescers.values()))
-                return self._write(name, submissions, deadline, ApplyMode.TELL_PLACES)
+                return self._write(name, submissions, deadline, ApplyMode.TELL_PLACES, settled)
 
             with self._lock:
                 if len(self._coalescers) >= _MOST_BOARDS:  # periods long past
@@ -245,10 +245,15 @@ class Leaderboard:
         return coalescer
 
     def _write(
-        self, name: BoardPeriod, submissions: Sequence[Submission], deadline: Deadline, mode: ApplyMode
+        self,
+        name: BoardPeriod,
+        submissions: Sequence[Submission],
+        deadline: Deadline,
+        mode: ApplyMode,
+        settled: Settled | None = None,
     ) -> list[Written]:
         shard_map = self.maps.current(name, deadline)
-        return self._writer.write(shard_map, submissions, deadline, mode=mode)
+        return self._writer.write(shard_map, submissions, deadline, mode=mode, settled=settled)
 
     def _rank(
         self, shard_map: ShardMap, player: PlayerId, written: Written, mode: RankMode, deadline: Deadline

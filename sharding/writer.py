@@ -76,6 +76,10 @@ class Written:
     packed: PackedScore = LOWEST
 
 
+#: Told of the submissions that are done, by their places, when all are applied and only moves are left to do.
+Settled = Callable[[Mapping[int, Written]], None]
+
+
 @dataclass(slots=True)
 class _Work:
     """The state of one `write`."""
@@ -86,6 +90,7 @@ class _Work:
     written: list[Written | None]
     deadline: Deadline
     mode: ApplyMode
+    settled: Settled | None = None
     entries: dict[Member, Entry] = field(default_factory=dict)
     #: what this write may do for players who have no row
     may: dict[Member, May] = field(default_factory=dict)
@@ -105,6 +110,16 @@ class _Work:
     def pending(self) -> list[int]:
         """The submissions that have no end yet."""
         return [index for index, written in enumerate(self.written) if written is None]
+
+    def tell_settled(self, moving: Collection[Member]) -> None:
+        """Let those go whose players do not move, if nothing but moves is left to do."""
+        if self.settled is not None and not self.pending():
+            self.settled({
+                index: written
+                for index, written in enumerate(self.written)
+                if written is not None and self.members[index] not in moving
+            })  # fmt: skip
+            self.settled = None
 
     def fail(self, errors: Mapping[Member, LeaderboardError]) -> None:
         """The end of these members' submissions, so far as they have none."""
@@ -150,14 +165,15 @@ class Writer:
         deadline: Deadline,
         *,
         mode: ApplyMode = ApplyMode.PLAIN,
+        settled: Settled | None = None,
     ) -> list[Written]:
-        """What became of the submissions, in their order.
+        """What became of the submissions, in their order. `settled` hears, at most once, of those done before moves.
 
         With SETTLE they take back what was applied twice. Neither a closed period nor a full outbox refuses that: it
         is the drain which does it, before it trims the outbox.
         """
         members = [member_of(submission.player) for submission in submissions]
-        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, mode)
+        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, mode, settled)
         work.take(self._directory.locate(shard_map, members, deadline))
         self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
         for _ in range(_MOST_HOPS):
@@ -193,6 +209,7 @@ class Writer:
             moved = self._mover.complete(work.shard_map, helped, work.deadline)
             work.entries.update({member: to.entry for member, to in moved.items()})
         if strays:
+            work.tell_settled(strays)
             self._use_newer_map(work)
             self._move_home(work, strays)
 

@@ -13,6 +13,15 @@ from cli.ports import free_ports
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ports_of_their_own() -> Iterator[None]:
+    """Stacks take the usual ports for metrics where they are free, and so would any other stack on this machine."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("RANGEBOARD_METRICS_PORT", "RANGEBOARD_WORKER_METRICS_PORT"):
+            environment.setenv(name, "0")
+        yield
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     data_dir = tmp_path_factory.mktemp("stack") / "data"

@@ -5,7 +5,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -15,7 +15,7 @@ from sharding.coalescer import Coalescer
 from sharding.errors import LeaderboardError, Outcome, Overloaded, ShardOutcomeUnknown, ShardUnavailable
 from sharding.players import PlayerId
 from sharding.submissions import Result, Status, Submission
-from sharding.writer import Written
+from sharding.writer import Settled, Written
 
 LONG_S = 20.0
 
@@ -35,6 +35,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+def ignored(_: Mapping[int, Written]) -> None:
+    """Nobody moves in most of these tests."""
+
+
 class Gate:
     """A write that goes on only when let through, and what it was asked to write, in numbers."""
 
@@ -44,7 +48,9 @@ class Gate:
         self._write = write
         self._permits = threading.Semaphore(0)
 
-    def __call__(self, submissions: Sequence[Submission], deadline: Deadline) -> Sequence[Written]:
+    def __call__(
+        self, submissions: Sequence[Submission], deadline: Deadline, settled: Settled = ignored
+    ) -> Sequence[Written]:
         self.calls.append([submission.value for submission in submissions])
         self.deadlines.append(deadline)
         assert self._permits.acquire(timeout=LONG_S)
@@ -276,7 +282,7 @@ def test_many_threads_lose_neither_wake_ups_nor_order(pool: ThreadPoolExecutor) 
     written: list[Submission] = []
     crashing = random.Random(1)
 
-    def write(submissions: Sequence[Submission], deadline: Deadline) -> Sequence[Written]:
+    def write(submissions: Sequence[Submission], deadline: Deadline, _: Settled) -> Sequence[Written]:
         time.sleep(crashing.random() * 0.002)
         if crashing.random() < 0.05:
             raise RuntimeError
@@ -319,3 +325,60 @@ def test_many_threads_lose_neither_wake_ups_nor_order(pool: ThreadPoolExecutor) 
     }
     assert not coalescer._queue
     assert not coalescer._has_leader
+
+
+# -- moves
+
+
+class MovingGate(Gate):
+    """A write that tells of all but the last submission before it goes on with that one's move."""
+
+    def __init__(self, error: LeaderboardError | None = None) -> None:
+        super().__init__()
+        self.moving = threading.Semaphore(0)
+        self.error = error
+
+    def __call__(
+        self, submissions: Sequence[Submission], deadline: Deadline, settled: Settled = ignored
+    ) -> Sequence[Written]:
+        results = super().__call__(submissions, deadline)
+        if len(submissions) > 1:
+            settled(dict(enumerate(results[:-1])))
+            assert self.moving.acquire(timeout=LONG_S)
+            if self.error is not None:
+                raise self.error
+        return results
+
+
+def test_nobody_waits_for_the_move_of_another() -> None:
+    """Those who stay have their answers, and the next call leaves, while one player is still on the way home."""
+    with ThreadPoolExecutor(8) as pool:
+        gate = MovingGate()
+        office = Office(pool, gate)
+        first = office.submit(1)
+        staying, moving = office.submit(2), office.submit(3)
+        gate.let_through(2)
+        assert first.result(LONG_S).result.points == 1
+        assert staying.result(LONG_S).result.points == 2
+        later = office.submit(4)
+        gate.let_through()
+        assert later.result(LONG_S).result.points == 4
+        assert not moving.done()
+        gate.moving.release()
+        assert moving.result(LONG_S).result.points == 3
+        assert gate.calls == [[1], [2, 3], [4]]
+        office.assert_at_rest()
+
+
+def test_an_error_of_the_moves_is_only_theirs() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        gate = MovingGate(ShardUnavailable())
+        office = Office(pool, gate)
+        first = office.submit(1)
+        staying, moving = office.submit(2), office.submit(3)
+        gate.let_through(2)
+        gate.moving.release()
+        assert first.result(LONG_S).result.points == 1
+        assert staying.result(LONG_S).result.points == 2
+        assert isinstance(moving.result(LONG_S).result.error, ShardUnavailable)
+        office.assert_at_rest()

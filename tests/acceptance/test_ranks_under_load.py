@@ -1,0 +1,215 @@
+"""Ranks read while thousands of submissions run and ranges move: each is right at some moment of its request.
+
+`make ranks` reads ten thousand of them at 2,000 submissions a second; the suite a few hundred.
+"""
+
+import http.client
+import itertools
+import json
+import math
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import msgspec
+import pytest
+from rank_bounds import Read, Win, Wrong, wrong_ranks
+from running_stack import RunningStack
+
+from runtime.deadlines import Deadline
+from runtime.settings import Settings
+from sharding.boards import BoardPeriod
+from sharding.errors import UnknownBoard
+from sharding.leaderboard import Leaderboard
+from sharding.periods import PeriodKind, period_at
+from sharding.shard_map import ShardMap, cut_after
+
+pytestmark = pytest.mark.servers
+
+READS = int(os.environ.get("RANKS_READS", "400"))
+RATE = int(os.environ.get("RANKS_RATE", "500"))
+STANDING = [f"standing-{number}" for number in range(40)]
+MOVERS = [f"mover-{number}" for number in range(400)]
+TOGETHER, READERS, WRITERS = 50, 3, 2
+PATIENCE_S = 600.0
+
+
+class Caller:
+    """One kept-alive connection to the API."""
+
+    def __init__(self, stack: RunningStack) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(stack.api_url).netloc, timeout=30)
+        self._headers = {"Authorization": f"Bearer {stack.status['api_key']}", "Content-Type": "application/json"}
+
+    def __call__(self, method: str, path: str, body: Any = None) -> Any:
+        self._connection.request(method, f"/api/v1{path}", None if body is None else json.dumps(body), self._headers)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        assert answer.status < 300, (path, answer.status, text[:500])
+        return json.loads(text)
+
+
+def points_of(number: int) -> int:
+    """Odd, so that no mover ever has just as many; spread over what the movers will pass."""
+    return 1 + 2 * number * 5
+
+
+@pytest.fixture(scope="module")
+def board(stack: RunningStack) -> Iterator[tuple[str, Leaderboard, ShardMap]]:
+    """A board of its own, with those who stand still on it."""
+    call, name = Caller(stack), f"ranks-{uuid4().hex[:8]}"
+    call("POST", "/boards", {"name": name, "registration": "open"})
+    nodes = ",".join(f"127.0.0.1:{node['port']}" for node in stack.status["redis"])
+    leaderboard = Leaderboard.connect(
+        msgspec.structs.replace(Settings(), redis_nodes=nodes), known_players=lambda _, players: players
+    )
+    period = BoardPeriod(name, period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
+    shard_map = opened(leaderboard, period)
+    for number, player in enumerate(STANDING):
+        call("POST", "/scores", {"user_id": player, "score": points_of(number), "match_id": "first", "board": name})
+    yield name, leaderboard, shard_map
+    leaderboard.close()
+
+
+def opened(leaderboard: Leaderboard, period: BoardPeriod) -> ShardMap:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return leaderboard.maps.published(period, Deadline.after(5))
+        except UnknownBoard:
+            assert time.monotonic() < deadline, "nobody opened the board's period"
+            time.sleep(0.2)
+
+
+@contextmanager
+def beside(*works: Callable[[threading.Event], None]) -> Iterator[None]:
+    """These go on while the block runs; what one of them raises is raised here."""
+    over = threading.Event()
+    with ThreadPoolExecutor(len(works)) as pool:
+        running = [pool.submit(work, over) for work in works]
+        try:
+            yield
+        finally:
+            over.set()
+        for one in running:
+            one.result(60)
+
+
+def test_every_rank_is_right_at_some_moment_of_its_request(
+    stack: RunningStack, board: tuple[str, Leaderboard, ShardMap]
+) -> None:
+    name, leaderboard, shard_map = board
+    wins: list[Win] = []
+    reads: list[Read] = []
+    told: Counter[str] = Counter()
+
+    def write(over: threading.Event) -> None:
+        """At a fixed rate, whatever the answers take."""
+        call, chance, began = Caller(stack), random.Random(), time.monotonic()
+        for number in itertools.count():
+            if over.wait(max(0.0, began + number * TOGETHER * WRITERS / RATE - time.monotonic())):
+                return
+            batch = [
+                {"user_id": chance.choice(MOVERS), "score": 2, "match_id": uuid4().hex, "board": name}
+                for _ in range(TOGETHER)
+            ]
+            sent_at = time.monotonic()
+            results = call("POST", "/scores:batch", batch)["results"]
+            answered_at = time.monotonic()
+            for item, result in zip(batch, results, strict=True):
+                assert result["status"] in {"applied", "unknown"}, result
+                heard_at = answered_at if result["status"] == "applied" else math.inf
+                wins.append(Win(str(item["user_id"]), 2, sent_at, heard_at))
+
+    def read(over: threading.Event) -> None:
+        call, chance = Caller(stack), random.Random()
+        while not over.is_set():
+            number = chance.randrange(len(STANDING))
+            sent_at = time.monotonic()
+            answer = call("GET", f"/scores/{STANDING[number]}?board={name}")
+            told[answer["rank_is"]] += 1
+            if answer["rank_is"] == "exact":
+                reads.append(Read(points_of(number), answer["rank"], sent_at, time.monotonic()))
+            if chance.random() < 0.1:
+                check_page(call("GET", f"/scores?board={name}&limit=100&offset={chance.randrange(200)}"))
+                told["pages"] += 1
+
+    def move(over: threading.Event) -> None:
+        """Ranges are cut elsewhere all the time."""
+        current = shard_map
+        for turn in itertools.count():
+            if over.is_set():
+                return
+            shift = turn % 2 * 15
+            cuts = [cut_after(20 + 30 * part + shift, current.board.order) for part in range(len(shard_map.ranges) - 1)]
+            current = leaderboard.rebalancer.switch(current.recut(sorted(cuts)))
+            left = leaderboard.rebalancer.move_strays(
+                current, Deadline.after(30), players_per_s=1_000, report=lambda _: None
+            )
+            told["moved"] += left.moved
+            told["maps"] += 1
+
+    began = time.monotonic()
+    with beside(move, *[write] * WRITERS, *[read] * READERS):
+        while len(reads) < READS:
+            assert time.monotonic() < began + PATIENCE_S, told
+            time.sleep(0.05)
+    seconds = time.monotonic() - began
+    print(
+        f"\n{len(wins) / seconds:,.0f} submissions/s for {seconds:.0f} s, {len(reads):,} exact ranks checked;",
+        dict(told),
+    )
+    assert wrong_ranks(wins, reads, map(points_of, range(len(STANDING)))) == []
+    assert told["moved"] > 0, "no player changed shards meanwhile"
+    assert told["exact"] > told["recent"], "what moves now and then must not make most ranks recent"
+
+
+def check_page(page: dict[str, Any]) -> None:
+    """Sorted, without gaps, nobody twice."""
+    rows = page["entries"]
+    points = [row["score"] for row in rows]
+    assert points == sorted(points, reverse=True)
+    assert [row["rank"] for row in rows] == list(range(rows[0]["rank"], rows[0]["rank"] + len(rows))) if rows else True
+    assert len({row["user_id"] for row in rows}) == len(rows)
+
+
+# -- the checker
+
+
+WINS = [Win("ann", 2, 1.0, 2.0), Win("ann", 2, 3.0, 4.0), Win("bob", 4, 5.0, math.inf)]
+
+
+@pytest.mark.parametrize(
+    ("rank", "sent_at", "answered_at", "fits"),
+    [
+        (1, 0.0, 0.5, True),
+        (2, 0.0, 0.5, False),  # nobody was ahead yet
+        (1, 3.5, 3.6, True),  # ann's second win is under way: before it
+        (2, 3.5, 3.6, True),  # or after it
+        (1, 4.5, 4.6, False),  # ann is missing
+        (2, 4.5, 4.6, True),
+        (3, 4.5, 4.6, False),  # somebody is counted twice
+        (2, 6.0, 7.0, True),  # of bob's win nobody has heard
+        (3, 6.0, 7.0, True),
+        (1, 6.0, 7.0, False),
+    ],
+)
+def test_the_checker_tells_a_rank_that_no_moment_explains(
+    rank: int, sent_at: float, answered_at: float, fits: bool
+) -> None:
+    read = Read(3, rank, sent_at, answered_at)
+    assert (wrong_ranks(WINS, [read], [3, 1]) == []) == fits
+
+
+def test_the_checker_says_what_the_rank_might_have_been() -> None:
+    read = Read(3, 9, 3.5, 3.6)
+    assert wrong_ranks(WINS, [read], [3, 5]) == [Wrong(read, 2, 3)]
