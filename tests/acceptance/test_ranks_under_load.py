@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -50,6 +50,9 @@ class Caller:
         self._connection = http.client.HTTPConnection(urlsplit(stack.api_url).netloc, timeout=30)
         self._headers = {"Authorization": f"Bearer {stack.status['api_key']}", "Content-Type": "application/json"}
 
+    def close(self) -> None:
+        self._connection.close()
+
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
         self._connection.request(method, f"/api/v1{path}", None if body is None else json.dumps(body), self._headers)
         answer = self._connection.getresponse()
@@ -66,18 +69,17 @@ def points_of(number: int) -> int:
 @pytest.fixture(scope="module")
 def board(stack: RunningStack) -> Iterator[tuple[str, Leaderboard, ShardMap]]:
     """A board of its own, with those who stand still on it."""
-    call, name = Caller(stack), f"ranks-{uuid4().hex[:8]}"
-    call("POST", "/boards", {"name": name, "registration": "open"})
+    name = f"ranks-{uuid4().hex[:8]}"
     nodes = ",".join(f"127.0.0.1:{node['port']}" for node in stack.status["redis"])
-    leaderboard = Leaderboard.connect(
-        msgspec.structs.replace(Settings(), redis_nodes=nodes), known_players=lambda _, players: players
-    )
-    period = BoardPeriod(name, period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
-    shard_map = opened(leaderboard, period)
-    for number, player in enumerate(STANDING):
-        call("POST", "/scores", {"user_id": player, "score": points_of(number), "match_id": "first", "board": name})
-    yield name, leaderboard, shard_map
-    leaderboard.close()
+    settings = msgspec.structs.replace(Settings(), redis_nodes=nodes)
+    leaderboard = Leaderboard.connect(settings, known_players=lambda _, players: players)
+    with closing(Caller(stack)) as call, closing(leaderboard):
+        call("POST", "/boards", {"board": name, "registration": "open"})
+        shard_map = opened(leaderboard, BoardPeriod(name, period_at(PeriodKind.MONTH, datetime.now(UTC)).name))
+        for number, player in enumerate(STANDING):
+            first = {"user_id": player, "score": points_of(number), "match_id": "first", "board": name}
+            call("POST", "/scores", first)
+        yield name, leaderboard, shard_map
 
 
 def opened(leaderboard: Leaderboard, period: BoardPeriod) -> ShardMap:
@@ -114,34 +116,36 @@ def test_every_rank_is_right_at_some_moment_of_its_request(
 
     def write(over: threading.Event) -> None:
         """At a fixed rate, whatever the answers take."""
-        call, chance, began = Caller(stack), random.Random(), time.monotonic()
-        for number in itertools.count():
-            if over.wait(max(0.0, began + number * TOGETHER * WRITERS / RATE - time.monotonic())):
-                return
-            batch = [
-                {"user_id": chance.choice(MOVERS), "score": 2, "match_id": uuid4().hex, "board": name}
-                for _ in range(TOGETHER)
-            ]
-            sent_at = time.monotonic()
-            results = call("POST", "/scores:batch", batch)["results"]
-            answered_at = time.monotonic()
-            for item, result in zip(batch, results, strict=True):
-                assert result["status"] in {"applied", "unknown"}, result
-                heard_at = answered_at if result["status"] == "applied" else math.inf
-                wins.append(Win(str(item["user_id"]), 2, sent_at, heard_at))
+        chance, began = random.Random(), time.monotonic()
+        with closing(Caller(stack)) as call:
+            for number in itertools.count():
+                if over.wait(max(0.0, began + number * TOGETHER * WRITERS / RATE - time.monotonic())):
+                    return
+                batch = [
+                    {"user_id": chance.choice(MOVERS), "score": 2, "match_id": uuid4().hex, "board": name}
+                    for _ in range(TOGETHER)
+                ]
+                sent_at = time.monotonic()
+                results = call("POST", "/scores:batch", batch)["results"]
+                answered_at = time.monotonic()
+                for item, result in zip(batch, results, strict=True):
+                    assert result["status"] in {"applied", "unknown"}, result
+                    heard_at = answered_at if result["status"] == "applied" else math.inf
+                    wins.append(Win(str(item["user_id"]), 2, sent_at, heard_at))
 
     def read(over: threading.Event) -> None:
-        call, chance = Caller(stack), random.Random()
-        while not over.is_set():
-            number = chance.randrange(len(STANDING))
-            sent_at = time.monotonic()
-            answer = call("GET", f"/scores/{STANDING[number]}?board={name}")
-            told[answer["rank_is"]] += 1
-            if answer["rank_is"] == "exact":
-                reads.append(Read(points_of(number), answer["rank"], sent_at, time.monotonic()))
-            if chance.random() < 0.1:
-                check_page(call("GET", f"/scores?board={name}&limit=100&offset={chance.randrange(200)}"))
-                told["pages"] += 1
+        chance = random.Random()
+        with closing(Caller(stack)) as call:
+            while not over.is_set():
+                number = chance.randrange(len(STANDING))
+                sent_at = time.monotonic()
+                answer = call("GET", f"/scores/{STANDING[number]}?board={name}")
+                told[answer["rank_is"]] += 1
+                if answer["rank_is"] == "exact":
+                    reads.append(Read(points_of(number), answer["rank"], sent_at, time.monotonic()))
+                if chance.random() < 0.1:
+                    check_page(call("GET", f"/scores?board={name}&limit=100&offset={chance.randrange(200)}"))
+                    told["pages"] += 1
 
     def move(over: threading.Event) -> None:
         """Ranges are cut elsewhere all the time."""

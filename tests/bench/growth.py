@@ -33,6 +33,7 @@ from sharding.periods import PeriodKind, period_at
 from sharding.players import PlayerId, member_of
 from sharding.scores import pack
 from sharding.shard_map import ShardMap
+from workers.patience import patiently
 
 SMALL = 10_000
 _AT_ONCE = 20_000
@@ -113,7 +114,7 @@ def player(number: int) -> PlayerId:
 
 
 def _load(leaderboard: Leaderboard, shard_map: ShardMap, rows: dict[int, list[LoadedRow]], window: int) -> int:
-    leaderboard.lifecycle.load(shard_map, rows, window, _soon())
+    patiently(lambda: leaderboard.lifecycle.load(shard_map, rows, window, _soon()))
     return sum(map(len, rows.values()))
 
 
