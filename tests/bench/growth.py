@@ -42,6 +42,8 @@ _STEP_S = 120.0
 _PLAYERS_A_BUCKET = 200
 _SECONDS_IN = 100_000
 _WARM = 200
+#: Players that a process soon remembers, on a board of any size.
+_KNOWN = 5_000
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,10 @@ def _calls(stack: Stack, players: int) -> dict[str, Callable[[], Iterator[bytes]
     def each(path: str) -> Callable[[], Iterator[bytes]]:
         return lambda: (load.get(path.format(player=anybody())) for _ in itertools.count())
 
-    def lookups() -> Iterator[bytes]:
+    def lookups(among: int) -> Iterator[bytes]:
         for _ in itertools.count():
-            body = msgspec.json.encode({"user_ids": [anybody() for _ in range(500)]})
-            yield load.post("/api/v1/scores/lookup", key, body)
+            friends = [player(somebody.randrange(among)) for _ in range(500)]
+            yield load.post("/api/v1/scores/lookup", key, msgspec.json.encode({"user_ids": friends}))
 
     def submissions() -> Iterator[bytes]:
         run = somebody.getrandbits(40)
@@ -159,7 +161,8 @@ def _calls(stack: Stack, players: int) -> dict[str, Callable[[], Iterator[bytes]
         "players around": each("/api/v1/scores/{player}/surrounding"),
         "top 10": each("/api/v1/scores?limit=10"),
         "100 rows in the middle": each(f"/api/v1/scores?limit=100&offset={players // 2}"),
-        "lookup of 500": lookups,
+        "lookup of 500, seen before": lambda: lookups(min(players, _KNOWN)),
+        "lookup of 500, anybody": lambda: lookups(players),
     }
 
 
