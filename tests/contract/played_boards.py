@@ -4,7 +4,7 @@ drain, archive, rebuild and repair.
 
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -104,6 +104,10 @@ class Played:
         window = int(datetime.now(UTC).timestamp() * 1000) // window_ms
         names = keys.for_function(Windows(window, window * window_ms // GONE_WINDOW_MS))
         self.leaderboard.functions.on_keys([Call(keys.slot, ("UNLINK", *names))], soon())
+
+
+#: Opens a board of a test's own; what `open_played` takes by name.
+OpenBoard = Callable[..., Played]
 
 
 def open_played(

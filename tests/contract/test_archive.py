@@ -2,13 +2,11 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from played_boards import Played, open_played, rows_of, soon
-from records_databases import migrated_database, scalar
-from sqlalchemy import Engine
+from played_boards import OpenBoard, Played, rows_of, soon
+from records_databases import scalar
 
 from records import archives, partitions, shard_maps, snapshots
 from records.leases import lease
@@ -18,7 +16,7 @@ from runtime.failpoints import FailpointReached
 from runtime.settings import Settings
 from sharding.cluster.client import Call
 from sharding.errors import ArchiveDiffers, PeriodClosed, PeriodNotOver, RebuildRefused, UnknownBoard
-from sharding.leaderboard import Leaderboard, RankMode, Submission
+from sharding.leaderboard import RankMode, Submission
 from sharding.periods import following
 from sharding.players import PlayerId
 from sharding.shard_map import cut_after
@@ -27,25 +25,6 @@ from workers.archive import Archive, Closed
 from workers.rebuild import Rebuild
 
 pytestmark = pytest.mark.servers
-
-OpenBoard = Callable[..., Played]
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn: str) -> Iterator[Engine]:
-    with migrated_database(postgres_dsn) as made:
-        yield made
-
-
-@pytest.fixture
-def open_one(leaderboard: Leaderboard, database: Engine) -> OpenBoard:
-    return lambda **given: open_played(leaderboard, database, **given)
-
-
-@pytest.fixture(autouse=True)
-def _no_failpoints() -> Iterator[None]:
-    yield
-    failpoints.arm("")
 
 
 def archive(board: Played, **settings: int) -> Archive:

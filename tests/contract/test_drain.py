@@ -1,14 +1,13 @@
 """The drain stores every submission once, is blocked by nothing, and takes back what was applied twice."""
 
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import msgpack
 import msgspec
 import pytest
-from played_boards import Played, open_played, rows_of, soon
-from records_databases import migrated_database
+from played_boards import OpenBoard, Played, rows_of, soon
+from records_databases import wait_until
 from sqlalchemy import Engine, event, text
 from werkzeug.test import TestResponse
 
@@ -36,25 +35,6 @@ from workers.rebuild import Rebuild
 from workers.verify import verify
 
 pytestmark = pytest.mark.servers
-
-OpenBoard = Callable[..., Played]
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn: str) -> Iterator[Engine]:
-    with migrated_database(postgres_dsn) as made:
-        yield made
-
-
-@pytest.fixture
-def open_one(leaderboard: Leaderboard, database: Engine) -> OpenBoard:
-    return lambda **given: open_played(leaderboard, database, **given)
-
-
-@pytest.fixture(autouse=True)
-def _no_failpoints() -> Iterator[None]:
-    yield
-    failpoints.arm("")
 
 
 def drain(board: Played, shard: int = 0, *, most: int = 2_000) -> Drained:
@@ -389,7 +369,7 @@ def test_setting_back_is_itself_done_once(open_one: OpenBoard) -> None:
         with pytest.raises(FailpointReached):
             drain(board)
         assert board.points("ann") == 9
-        time.sleep(0.4)  # the retry window passes
+        wait_until(lambda: board.on_shard(0, "KEYS", "@recent*") == [])  # the shard has forgotten it
     failpoints.arm("")
     board.drain()
     board.drain()

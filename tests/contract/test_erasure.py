@@ -1,11 +1,11 @@
 """A person is erased: nothing leads back, nothing that was counted changes, and a crash only makes it later."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from played_boards import Played, open_played, rows_of, soon
-from records_databases import migrated_database, scalar
+from played_boards import OpenBoard, Played, rows_of, soon
+from records_databases import scalar
 from sqlalchemy import Engine
 
 from records import audit, players, snapshots
@@ -14,7 +14,6 @@ from runtime.failpoints import FailpointReached
 from runtime.settings import Settings
 from sharding.boards import BoardPeriod
 from sharding.errors import NotOnBoard
-from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, period_at, preceding
 from sharding.players import PlayerId
 from workers.archive import Archive
@@ -24,19 +23,7 @@ from workers.verify import verify
 
 pytestmark = pytest.mark.servers
 
-OpenBoard = Callable[..., Played]
 EVE = "player-000003"
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn: str) -> Iterator[Engine]:
-    with migrated_database(postgres_dsn) as made:
-        yield made
-
-
-@pytest.fixture
-def open_one(leaderboard: Leaderboard, database: Engine) -> OpenBoard:
-    return lambda **given: open_played(leaderboard, database, **given)
 
 
 @pytest.fixture(autouse=True)

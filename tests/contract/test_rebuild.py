@@ -1,11 +1,9 @@
 """A board comes back from the audit log as it was: points, ties, order, and what a retry is recognised by."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from played_boards import Played, open_played, soon
-from records_databases import migrated_database
+from played_boards import OpenBoard, Played, soon
 from sqlalchemy import Engine
 
 from records import shard_maps
@@ -26,25 +24,6 @@ from workers.rebuild import Rebuild
 from workers.verify import verify
 
 pytestmark = pytest.mark.servers
-
-OpenBoard = Callable[..., Played]
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn: str) -> Iterator[Engine]:
-    with migrated_database(postgres_dsn) as made:
-        yield made
-
-
-@pytest.fixture
-def open_one(leaderboard: Leaderboard, database: Engine) -> OpenBoard:
-    return lambda **given: open_played(leaderboard, database, **given)
-
-
-@pytest.fixture(autouse=True)
-def _no_failpoints() -> Iterator[None]:
-    yield
-    failpoints.arm("")
 
 
 def quiet(_done: int, _total: int) -> None:

@@ -1,11 +1,10 @@
 """Removed and hidden players in everything that is made of a board: its audit, its rebuilding, its final ranking."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from played_boards import Played, open_played, rows_of, soon
-from records_databases import migrated_database
+from played_boards import OpenBoard, Played, rows_of, soon
 from sqlalchemy import Engine
 
 from records import audit, players
@@ -25,23 +24,11 @@ from workers.verify import Verdict, verify
 
 pytestmark = pytest.mark.servers
 
-OpenBoard = Callable[..., Played]
 RULES = [
     {"operator": "add"},
     {"operator": "best", "order": "asc"},
     {"operator": "set"},
 ]
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn: str) -> Iterator[Engine]:
-    with migrated_database(postgres_dsn) as made:
-        yield made
-
-
-@pytest.fixture
-def open_one(leaderboard: Leaderboard, database: Engine) -> OpenBoard:
-    return lambda **given: open_played(leaderboard, database, **given)
 
 
 @pytest.fixture(autouse=True)

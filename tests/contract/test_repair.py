@@ -2,35 +2,19 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from played_boards import Played, open_played, rows_of, soon
-from records_databases import migrated_database
-from sqlalchemy import Engine
+from played_boards import OpenBoard, Played, rows_of, soon
 
 from sharding.errors import NotOnBoard
 from sharding.functions import ApplyMode, Asked, Code, May, apply_call, effects
-from sharding.leaderboard import Leaderboard, Submission
+from sharding.leaderboard import Submission
 from sharding.players import PlayerId, member_of
 from workers.rebuild import Rebuild
 from workers.verify import Difference, Verdict, verify
 
 pytestmark = pytest.mark.servers
-
-OpenBoard = Callable[..., Played]
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn: str) -> Iterator[Engine]:
-    with migrated_database(postgres_dsn) as made:
-        yield made
-
-
-@pytest.fixture
-def open_one(leaderboard: Leaderboard, database: Engine) -> OpenBoard:
-    return lambda **given: open_played(leaderboard, database, **given)
 
 
 def compare(board: Played, *, repair: bool = False) -> Verdict:

@@ -1,7 +1,7 @@
 """Tasks: each has its context, time and outcome; late, twice and beside itself they do no harm."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -9,8 +9,7 @@ import pytest
 import structlog
 from celery.contrib.testing.app import TestApp
 from celery.exceptions import SoftTimeLimitExceeded
-from played_boards import Played, open_played, soon
-from records_databases import migrated_database
+from played_boards import OpenBoard, soon
 from sqlalchemy import Engine
 
 from cli.servers import ServerSet
@@ -31,19 +30,6 @@ from workers.tasks import periods as period_tasks
 from workers.tasks.base import Job, job
 
 pytestmark = pytest.mark.servers
-
-OpenBoard = Callable[..., Played]
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn: str) -> Iterator[Engine]:
-    with migrated_database(postgres_dsn) as made:
-        yield made
-
-
-@pytest.fixture
-def open_one(leaderboard: Leaderboard, database: Engine) -> OpenBoard:
-    return lambda **given: open_played(leaderboard, database, **given)
 
 
 @pytest.fixture(autouse=True)
