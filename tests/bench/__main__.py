@@ -2,6 +2,7 @@
 
     PYTHONPATH=tests python -m bench --players 100000 --seconds 10 --rounds 5 --write
     PYTHONPATH=tests python -m bench --growth 10000000 --write
+    PYTHONPATH=tests python -m bench --memory 500000 --write
 
 `--write` puts the tables into docs/benchmarks.md, between the marks that stand there for each.
 On a machine that others use too, only ratios mean something: ours and the floor are measured right after each other.
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench import growth, measures, moves, upkeep
+from bench import growth, measures, memory, moves, upkeep
 from bench.measures import Bench, Pair
 from cli.options import settings_of_command
 from cli.seed import seed
@@ -77,12 +78,15 @@ def main() -> None:
     ask.add_argument("--only", default="", help="measure what has this in its name")
     ask.add_argument("--growth", type=int, default=0, metavar="PLAYERS", help="only: calls on a board of that size")
     ask.add_argument("--calls", type=int, default=1_000, help="of each kind, for --growth")
+    ask.add_argument("--memory", type=int, default=0, metavar="PLAYERS", help="only: workers on a board of that size")
     ask.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     wanted = ask.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160)
     given = settings_of_command("bench")
     if wanted.growth:
         _grow(given, wanted, console)
+    elif wanted.memory:
+        _weigh(given, wanted, console)
     else:
         _compare(given, wanted, console)
 
@@ -128,6 +132,19 @@ def _grow(given: Settings, wanted: argparse.Namespace, console: Console) -> None
             f" each of the primaries' memory. {_machine()}"
         )
         _write("growth", how, growth.HEADINGS, growth.rows(small, large), console)
+
+
+def _weigh(given: Settings, wanted: argparse.Namespace, console: Console) -> None:
+    small = wanted.memory // 10
+    low, high = (memory.measure(given, players, console) for players in (small, wanted.memory))
+    rows = memory.rows(small, low, wanted.memory, high)
+    table = Table(*memory.HEADINGS, title="Memory of a worker")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if wanted.write:
+        how = f"Resident memory of the process, as the kernel has it. {_machine()}"
+        _write("memory", how, memory.HEADINGS, rows, console)
 
 
 def _machine() -> str:

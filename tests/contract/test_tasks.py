@@ -9,7 +9,7 @@ import pytest
 import structlog
 from celery.contrib.testing.app import TestApp
 from celery.exceptions import SoftTimeLimitExceeded
-from played_boards import OpenBoard, soon
+from played_boards import OpenBoard, Played, soon
 from sqlalchemy import Engine
 
 from cli.servers import ServerSet
@@ -52,6 +52,10 @@ def seconds_of(task: str, outcome: str) -> float:
             if sample.name.endswith("_count") and sample.labels == {"task": task, "outcome": outcome}:
                 return sample.value
     return 0.0
+
+
+def jobs_of(board: Played) -> list[jobs.Job]:
+    return [job for job in jobs.latest(board.engine, 100) if job.board == board.name.board]
 
 
 OUTCOMES = {
@@ -141,6 +145,8 @@ def test_periods_that_are_over_are_closed_however_late(open_one: OpenBoard) -> N
     board.play(30, 60)
     archive_tasks.close_due.apply()
     assert archives.is_archived(board.engine, board.name.board, board.name.period)
+    [job] = jobs_of(board)
+    assert (job.kind, job.state, job.done, job.total) == ("archive", "done", 30, 30)
     assert not archives.of_period(current.engine, current.name.board, current.name.period)
     changed = archives.of_period(board.engine, board.name.board, board.name.period)
     threads = [threading.Thread(target=archive_tasks.close_due.apply) for _ in range(2)]
@@ -158,10 +164,41 @@ def test_one_period_that_cannot_be_closed_does_not_keep_the_others(open_one: Ope
     lost.drain()
     lost.destroy()
     sound.play(5, 5)
-    archive_tasks.close_due.apply()
+    for _ in range(3):
+        archive_tasks.close_due.apply()
     assert archives.is_archived(sound.engine, sound.name.board, sound.name.period)
     assert not archives.is_archived(lost.engine, lost.name.board, lost.name.period)
     assert seconds_of("archive.close_due", "refused") >= 1
+    [job] = jobs_of(lost)
+    assert job.state == "refused"
+    assert job.problem is not None
+    assert "rangeboard rebuild" in job.problem["detail"], "one row for all attempts, and what to do"
+
+
+def test_a_period_whose_archive_is_under_way_is_left_to_whoever_does_it(open_one: OpenBoard) -> None:
+    """Asked for by hand a moment before: the tick leaves it alone, and it is done once."""
+    past = period_at(PeriodKind.DAY, datetime.now(UTC) - timedelta(days=33))
+    board = open_one(period_kind="day", period=past)
+    board.play(5, 5)
+    asked = jobs.ask_for(board.engine, "archive", board.name.board, board.name.period, {})
+    archive_tasks.close_due.apply()
+    assert [(job.id, job.state) for job in jobs_of(board)] == [(asked.id, "queued")]
+    job_tasks.run.apply((asked.id,))
+    archive_tasks.close_due.apply()
+    assert [(job.id, job.state) for job in jobs_of(board)] == [(asked.id, "done")]
+
+
+def test_an_archive_whose_worker_died_is_taken_up_by_the_next_tick(open_one: OpenBoard) -> None:
+    """It is running, and nobody has its lease any more."""
+    past = period_at(PeriodKind.DAY, datetime.now(UTC) - timedelta(days=31))
+    board = open_one(period_kind="day", period=past)
+    board.play(5, 5)
+    job = jobs.ask_again(board.engine, "archive", board.name.board, board.name.period)
+    with jobs.taken(board.engine, job.id):
+        archive_tasks.close_due.apply()
+        assert not archives.is_archived(board.engine, board.name.board, board.name.period), "its worker is alive"
+    archive_tasks.close_due.apply()
+    assert [(found.id, found.state) for found in jobs_of(board)] == [(job.id, "done")]
 
 
 def test_periods_and_partitions_are_made_ahead(database: Engine) -> None:
