@@ -1,5 +1,6 @@
 """Tasks: each has its context, time and outcome; late, twice and beside itself they do no harm."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,13 +14,14 @@ from played_boards import OpenBoard, Played, soon
 from sqlalchemy import Engine
 
 from cli.servers import ServerSet
-from records import archives, audit, jobs, partitions
+from records import archives, audit, jobs, partitions, players, shard_maps
 from records.errors import RecordsUnavailable, WrongSchema
 from records.periods import months_around
 from sharding.boards import BoardPeriod
 from sharding.errors import ShardUnavailable
 from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, period_at
+from sharding.shard_map import cut_after
 from workers import metrics, resources
 from workers.schedule import SCHEDULE
 from workers.tasks import archive as archive_tasks
@@ -27,22 +29,25 @@ from workers.tasks import audit as audit_tasks
 from workers.tasks import handoff as handoff_tasks
 from workers.tasks import jobs as job_tasks
 from workers.tasks import periods as period_tasks
+from workers.tasks import players as player_tasks
+from workers.tasks import scrub as scrub_tasks
 from workers.tasks.base import Job, job
+from workers.verify import verify
 
 pytestmark = pytest.mark.servers
 
 
 @pytest.fixture(autouse=True)
-def _this_process_is_a_worker(
+def celery(
     leaderboard: Leaderboard, database: Engine, servers: ServerSet, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Its connections are the tests', and a task that wakes another runs it at once."""
+) -> Iterator[TestApp]:
+    """This process is a worker: its connections are the tests', and a task that wakes another runs it at once."""
     app = TestApp(set_as_current=True)
     app.conf.update(task_always_eager=True, task_eager_propagates=True)
     monkeypatch.setattr(resources, "settings", lambda: msgspec.structs.replace(servers.settings, audit_months=1))
     monkeypatch.setattr(resources, "engine", lambda: database)
     monkeypatch.setattr(resources, "leaderboard", lambda: leaderboard)
-    yield
+    yield app
     app.close()
 
 
@@ -100,22 +105,62 @@ def test_what_passes_by_itself_is_put_off(error: Exception) -> None:
     assert seconds_of(body.name, "put_off") == 1
 
 
+SCHEDULED = (
+    audit_tasks.drain_all,
+    audit_tasks.drop_old_months,
+    archive_tasks.close_due,
+    handoff_tasks.sweep_all,
+    period_tasks.open_all,
+    job_tasks.wake_all,
+    scrub_tasks.scrub_all,
+    player_tasks.settle_visibility,
+    player_tasks.erase_pending,
+)
+
+
 def test_every_scheduled_job_is_a_task_that_beat_may_miss() -> None:
-    """Each entry names a task of the base class and expires, so that ticks do not heap up."""
-    tasks = [
-        audit_tasks.drain_all,
-        audit_tasks.drop_old_months,
-        archive_tasks.close_due,
-        handoff_tasks.sweep_all,
-        period_tasks.open_all,
-        job_tasks.wake_all,
-    ]
-    known = {task.name: task for task in tasks}
+    """Each entry names a task of the base class, that says what becomes of it, and expires: ticks do not heap up."""
+    known = {task.name: task for task in SCHEDULED}
+    assert {entry["task"] for entry in SCHEDULE.values()} == set(known)
     for entry in SCHEDULE.values():
+        task = known[entry["task"]]
         assert entry["options"]["expires"] >= entry["schedule"]
-        if (task := known.pop(entry["task"], None)) is not None:
-            assert isinstance(task, Job)
-    assert not known, "a task that nobody wakes"
+        assert isinstance(task, Job)
+        head = " ".join((sys.modules[task.run.__module__].__doc__ or "").lower().split())
+        assert f"`{task.run.__name__}`" in head
+        assert all(word in head for word in ("late", "twice", "beside itself"))
+
+
+@pytest.mark.parametrize("task", SCHEDULED, ids=lambda task: task.name)
+def test_a_tick_that_comes_twice_and_beside_itself_does_no_harm(
+    open_one: OpenBoard, celery: TestApp, task: Job
+) -> None:
+    """Four ticks, two and two at once, on a board with players to hide, to forget and to bring home: no defect."""
+    board = open_one(cuts=[10, 20])
+    board.play(200, 400)
+    cuts = [cut_after(points, board.shard_map.board.order) for points in (15, 5)]
+    wanted = board.now().recut(cuts)
+    shard_maps.append(board.engine, board.name.board, board.name.period, 1, wanted.document())
+    board.leaderboard.rebalancer.switch(wanted)
+    players.register_missing(board.engine, ["player-000001", "player-000002"])
+    players.update(board.engine, "player-000001", {"hidden": True})
+    players.erase(board.engine, "player-000002")
+    before = {outcome: seconds_of(task.name, outcome) for outcome in OUTCOMES}
+
+    def tick() -> None:
+        celery.set_current()  # each thread has one of its own
+        task.apply()
+
+    for _ in range(2):
+        ticks = [threading.Thread(target=tick) for _ in range(2)]
+        for one in ticks:
+            one.start()
+        for one in ticks:
+            one.join()
+    ended = {outcome: seconds_of(task.name, outcome) - before[outcome] for outcome in OUTCOMES}
+    assert ended["done"] + ended["refused"] == 4
+    assert ended["refused"] == 0 or task is archive_tasks.close_due, "another test's board is lost, and says so"
+    assert verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
 
 
 def test_draining_measures_how_far_behind_the_audit_log_is(open_one: OpenBoard) -> None:
