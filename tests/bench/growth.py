@@ -10,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -56,7 +57,7 @@ class Took:
 
 @dataclass(frozen=True)
 class Grown:
-    """What was seen at one size. `bytes_a_player`: of the primaries' memory, everything included."""
+    """What was seen at one size. `bytes_a_player`: of the data in the primaries' memory, the empty stack's included."""
 
     players: int
     bytes_a_player: float
@@ -65,20 +66,27 @@ class Grown:
 
 def measure(given: Settings, players: int, calls: int, console: Console) -> Grown:
     """A board of so many players, and what each kind of call takes on it."""
+    with filled(given, players, console) as (stack, _, _):
+        loaded = _memory(stack)
+        took = {name: _took(stack, requests(), calls) for name, requests in _calls(stack, players).items()}
+    return Grown(players, loaded / players, took)
+
+
+@contextmanager
+def filled(given: Settings, players: int, console: Console) -> Iterator[tuple[Stack, Leaderboard, BoardPeriod]]:
+    """A stack with so many players on its global board, and directory buckets enough for them."""
     buckets = max(given.directory_buckets, 2 ** math.ceil(math.log2(players / _PLAYERS_A_BUCKET)))
     settings = msgspec.structs.replace(given, directory_buckets=buckets, api_workers=1)
-    with temporary_stack(settings) as stack:
-        empty = _memory(stack)
-        leaderboard = Leaderboard.connect(stack.settings, known_players=lambda _, players: players)
-        _fill(leaderboard, stack.settings, players, console)
-        leaderboard.close()
-        grown = _memory(stack) - empty
-        took = {name: _took(stack, requests(), calls) for name, requests in _calls(stack, players).items()}
-    return Grown(players, grown / players, took)
+    with (
+        temporary_stack(settings) as stack,
+        closing(Leaderboard.connect(stack.settings, known_players=lambda _, players: players)) as leaderboard,
+    ):
+        name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
+        _fill(leaderboard, name, stack.settings, players, console)
+        yield stack, leaderboard, name
 
 
-def _fill(leaderboard: Leaderboard, settings: Settings, players: int, console: Console) -> None:
-    name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
+def _fill(leaderboard: Leaderboard, name: BoardPeriod, settings: Settings, players: int, console: Console) -> None:
     shard_map = leaderboard.maps.current(name, _soon())
     leaderboard.lifecycle.prepare(shard_map, _soon())
     window = int(datetime.now(UTC).timestamp() * 1000) // shard_map.retry_window_ms
