@@ -125,6 +125,8 @@ def _members_of(body: bytes) -> list[msgspec.Raw]:
         raise misfit(str(error), "field") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed(str(error)) from error
+    except RecursionError as error:
+        raise Malformed("nested too deeply") from error
 
 
 def _giving_way(items: Sequence[bytes | msgspec.Raw]) -> Iterator[tuple[int, bytes | msgspec.Raw]]:

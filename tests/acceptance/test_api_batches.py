@@ -120,6 +120,7 @@ def test_what_is_refused_as_a_whole_changes_nothing(api: Api, stack: RunningStac
         (send(api, []), 400),
         (send(api, one), 400),
         (send(api, b"[", **JSON), 400),
+        (send(api, b"[" * 1_000_000, **JSON), 400),
         (send(api, b"\xff\xfe[]", **JSON), 400),
         (send(api, b"", **NDJSON), 400),
         (send(api, b" \n\r\n", **NDJSON), 400),
