@@ -1,11 +1,11 @@
 """What PostgreSQL said is remembered: few wait for it, changes are noticed, and nobody fails while it is away."""
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
+from waiting import wait_until
 
 from api.auth import Keys, Scope
 from api.boards import BoardRules
@@ -63,13 +63,6 @@ def _player(player_id: str) -> Player:
     )
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
-
-
 @pytest.fixture
 def records() -> Records:
     return Records(a=1)
@@ -97,7 +90,7 @@ def test_an_aging_value_is_handed_out_and_asked_for_in_the_background(
     records.values["a"] = 2
     records.now += 6
     assert cache.get("a") == 1
-    _wait_for(lambda: cache.get("a") == 2)
+    wait_until(lambda: cache.get("a") == 2)
     assert records.asked == ["a", "a"]
 
 
@@ -119,7 +112,7 @@ def test_while_records_are_away_the_old_value_stays_good(
     records.error = RecordsUnavailable()
     records.now += later
     assert cache.get("a") == 1
-    _wait_for(lambda: len(records.asked) == 2)
+    wait_until(lambda: len(records.asked) == 2)
     for _ in range(10):  # and nobody asks again at once
         assert cache.get("a") == 1
 
