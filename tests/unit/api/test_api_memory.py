@@ -179,9 +179,35 @@ def test_names_cost_one_question_for_all(records: Records) -> None:
 def test_names_that_are_old_are_asked_for_again(records: Records) -> None:
     names = Names(records.profiles, clock=records.clock)
     names.of([PlayerId("a")])
-    records.now += 31
-    names.of([PlayerId("a")])
+    records.now += 61
+    records.values = {"a": 1}
+    assert names.of([PlayerId("a")]).players
     assert len(records.asked) == 2
+
+
+def test_nobody_waits_for_names_that_are_aging(records: Records) -> None:
+    """Who shows the top does not wait for PostgreSQL every half minute."""
+    records.values = {"ann": 1}
+    answer = threading.Event()
+
+    def slow(ids: Sequence[PlayerId]) -> dict[str, Player]:
+        assert answer.wait(10)
+        return records.profiles(ids)
+
+    answer.set()
+    names = Names(slow, clock=records.clock)
+    names.of([PlayerId("ann")])
+    answer.clear()
+    records.now += 31
+    for _ in range(3):
+        found = names.of([PlayerId("ann")])
+        assert found.complete
+        assert list(found.players) == ["ann"]
+    answer.set()
+    wait_until(lambda: len(records.asked) == 2)
+    wait_until(lambda: not names._renewing)
+    names.of([PlayerId("ann")])
+    assert len(records.asked) == 2  # one question for all three, and fresh again
 
 
 def test_a_page_without_names_is_better_than_none(records: Records) -> None:
