@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import msgspec
-from records_databases import wait_until
+from waiting import wait_until
 
 from cli.ports import free_ports
 from runtime.settings import Settings

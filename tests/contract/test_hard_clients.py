@@ -17,9 +17,9 @@ import msgspec
 import pytest
 import redis
 from played_boards import Played, open_played, rows_of
-from records_databases import wait_until
 from served_api import served
 from sqlalchemy import Engine
+from waiting import wait_until
 
 from cli.servers import ServerSet
 from records import api_keys

@@ -16,9 +16,10 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 from played_boards import Played, open_played, rows_of
-from records_databases import migrated_database, wait_until
+from records_databases import migrated_database
 from served_api import served
 from sqlalchemy import Engine
+from waiting import wait_until
 from werkzeug.test import TestResponse
 
 from api import ending, streams
