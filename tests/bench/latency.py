@@ -19,12 +19,14 @@ from bench.open_load import OpenMeasured
 from loadtest.plots import Axis, Line, line_chart, standalone
 
 SHARES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
-#: Those that are promised, and so measured for longer.
+#: Those that are promised, and so measured for longer: until there are enough requests for each quantile.
 TOLD = (50, 80)
 _LONGER = 3
 #: Quantiles of fewer requests would be the longest one under another name.
 _ENOUGH_FOR_P999 = 1_000
-#: A generator that is later than this part of the median is no longer out of the picture.
+#: Arrivals are random, and so is their number.
+_MORE_THAN_ENOUGH = 1.15
+#: A generator whose p99 of being late is more than this part of the answers' p99 is no longer out of the picture.
 _NOTABLY_LATE = 0.1
 
 
@@ -64,8 +66,10 @@ def measure(bench: Bench, kind: Kind, console: Console, shares: Sequence[int] = 
     before = _capacity(bench, kind)
     at = {}
     for share in track(shares, f"Latency of {kind.name}", console=console):
-        seconds = bench.seconds * (_LONGER if share in TOLD else 1)
-        due = list(open_load.arrivals(before * share / 100, seconds, random.Random(share)))
+        per_s, seconds = before * share / 100, bench.seconds
+        if share in TOLD:
+            seconds = max(_LONGER * seconds, _ENOUGH_FOR_P999 / per_s * _MORE_THAN_ENOUGH)
+        due = list(open_load.arrivals(per_s, seconds, random.Random(share)))
         at[share] = open_load.run(bench.url, kind.requests(bench), due, connections=kind.most)
     return Curve(kind, (before, _capacity(bench, kind)), at)
 
@@ -88,7 +92,7 @@ def rows(curve: Curve, shares: Sequence[int] = TOLD) -> list[tuple[str, ...]]:
 def _figures(seen: OpenMeasured) -> tuple[str, ...]:
     requests = len(seen.latencies)
     p999 = _ms(seen.quantile(0.999)) if requests >= _ENOUGH_FOR_P999 else "too few"
-    late = _ms(seen.late_p99) + (" (notable)" if seen.late_p99 > _NOTABLY_LATE * seen.quantile(0.5) else "")
+    late = _ms(seen.late_p99) + (" (notable)" if seen.late_p99 > _NOTABLY_LATE * seen.quantile(0.99) else "")
     p50, p99 = _ms(seen.quantile(0.5)), _ms(seen.quantile(0.99))
     return f"{requests:,}", p50, p99, p999, _ms(max(seen.latencies)), f"{seen.failed:,}", late
 
