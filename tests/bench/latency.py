@@ -22,7 +22,7 @@ SHARES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 #: Those that are promised, and so measured for longer: until there are enough requests for each quantile.
 TOLD = (50, 80)
 _LONGER = 3
-#: Quantiles of fewer requests would be the longest one under another name.
+_QUANTILES = (0.5, 0.99, 0.999)
 _ENOUGH_FOR_P999 = 1_000
 #: Arrivals are random, and so is their number.
 _MORE_THAN_ENOUGH = 1.15
@@ -91,10 +91,14 @@ def rows(curve: Curve, shares: Sequence[int] = TOLD) -> list[tuple[str, ...]]:
 
 def _figures(seen: OpenMeasured) -> tuple[str, ...]:
     requests = len(seen.latencies)
-    p999 = _ms(seen.quantile(0.999)) if requests >= _ENOUGH_FOR_P999 else "too few"
+    p50, p99, p999 = (_ms(seen.quantile(share)) if _enough(seen, share) else "too few" for share in _QUANTILES)
     late = _ms(seen.late_p99) + (" (notable)" if seen.late_p99 > _NOTABLY_LATE * seen.quantile(0.99) else "")
-    p50, p99 = _ms(seen.quantile(0.5)), _ms(seen.quantile(0.99))
     return f"{requests:,}", p50, p99, p999, _ms(max(seen.latencies)), f"{seen.failed:,}", late
+
+
+def _enough(seen: OpenMeasured, share: float) -> bool:
+    """Whether a quantile is one: of fewer requests it would be the longest under another name."""
+    return len(seen.latencies) * (1 - share) >= 1
 
 
 def _ms(seconds: float) -> str:
@@ -123,13 +127,10 @@ def table(curves: Sequence[Curve]) -> Table:
 def picture(curve: Curve) -> str:
     """Latency against load, as an SVG file."""
     lines = []
-    for share, name in ((0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")):
-        points = [
-            (float(percent), 1000 * seen.quantile(share))
-            for percent, seen in curve.at.items()
-            if share < 0.999 or len(seen.latencies) >= _ENOUGH_FOR_P999
-        ]
-        lines.append(Line(name, points))
+    for share in _QUANTILES:
+        shown = ((percent, seen) for percent, seen in curve.at.items() if _enough(seen, share))
+        points = [(float(percent), 1000 * seen.quantile(share)) for percent, seen in shown]
+        lines.append(Line(f"p{100 * share:g}", points))
     ticks = [(float(percent), f"{percent} %") for percent in curve.at]
     title = f"Latency of {curve.kind.name}"
     chart = line_chart(title, lines, Axis(f"load, of capacity, {curve.kind.name}", ticks=ticks), Axis("ms", log=True))
