@@ -63,7 +63,9 @@ def measure(given: Settings, players: int, games: int, console: Console) -> Held
         _play(leaderboard, name, players, games)
         sizes = Sizes([node["port"] for node in stack.status()["redis"] if node["role"] == "primary"])
         entries = sizes.counts() | {"outbox": games}
-        return Held(players, sizes.by_kind(), entries, sizes.bare())
+        held = Held(players, sizes.by_kind(), entries, sizes.bare())
+    console.print(table([held]))  # the next one may be larger than this machine
+    return held
 
 
 def _play(leaderboard: Leaderboard, name: BoardPeriod, players: int, games: int) -> None:

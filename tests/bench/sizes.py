@@ -11,6 +11,7 @@ import redis
 #: Kinds of key that are hashes with an entry for each player concerned.
 HASHES = ("directory", "epochs", "gone", "recent")
 _PATIENCE_S = 60.0
+_PIECE = 10_000
 
 
 class Sizes:
@@ -40,13 +41,18 @@ class Sizes:
         return counts
 
     def bare(self) -> float:
-        """Bytes of bare sorted sets with the members and scores of all rows."""
+        """Bytes of bare sorted sets with the members and scores of all rows.
+
+        They are copied in pieces: a node that copies a million members at once is dead to its cluster meanwhile.
+        """
         size = 0.0
         for client, key in self._keys():
             if kind_of(key) == "rows":
                 copy = key + b":bare"
-                client.execute_command("ZUNIONSTORE", copy, 1, key)
-                size += client.execute_command("MEMORY USAGE", copy, "SAMPLES", 0)
+                for first in range(0, client.zcard(key), _PIECE):
+                    rows = client.zrange(key, first, first + _PIECE - 1, withscores=True)
+                    client.zadd(copy, dict(rows))
+                size += client.execute_command("MEMORY USAGE", copy, "SAMPLES", 0) or 0
                 client.unlink(copy)
         return size
 
