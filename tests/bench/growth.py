@@ -10,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -42,8 +43,11 @@ _STEP_S = 120.0
 _PLAYERS_A_BUCKET = 200
 _SECONDS_IN = 100_000
 _WARM = 200
+_FRIENDS = 500
 #: Players that a process soon remembers, on a board of any size.
 _KNOWN = 5_000
+#: Lookups of players whom the process has not met, disjoint: so many that the small board has enough players.
+_FIRST_LOOKUPS = SMALL // _FRIENDS
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Took:
 
 @dataclass(frozen=True)
 class Grown:
-    """What was seen at one size. `bytes_a_player`: of the primaries' memory, everything included."""
+    """What was seen at one size. `bytes_a_player`: of the data in the primaries' memory, the empty stack's included."""
 
     players: int
     bytes_a_player: float
@@ -65,20 +69,29 @@ class Grown:
 
 def measure(given: Settings, players: int, calls: int, console: Console) -> Grown:
     """A board of so many players, and what each kind of call takes on it."""
+    with filled(given, players, console) as (stack, _, _):
+        loaded = _memory(stack)
+        first = _took(stack, _first_lookups(stack), _FIRST_LOOKUPS, warm=0)
+        took = {name: _took(stack, requests(), calls) for name, requests in _calls(stack, players).items()}
+    took["lookup of 500, never seen before"] = first
+    return Grown(players, loaded / players, took)
+
+
+@contextmanager
+def filled(given: Settings, players: int, console: Console) -> Iterator[tuple[Stack, Leaderboard, BoardPeriod]]:
+    """A stack with so many players on its global board, and directory buckets enough for them."""
     buckets = max(given.directory_buckets, 2 ** math.ceil(math.log2(players / _PLAYERS_A_BUCKET)))
     settings = msgspec.structs.replace(given, directory_buckets=buckets, api_workers=1)
-    with temporary_stack(settings) as stack:
-        empty = _memory(stack)
-        leaderboard = Leaderboard.connect(stack.settings, known_players=lambda _, players: players)
-        _fill(leaderboard, stack.settings, players, console)
-        leaderboard.close()
-        grown = _memory(stack) - empty
-        took = {name: _took(stack, requests(), calls) for name, requests in _calls(stack, players).items()}
-    return Grown(players, grown / players, took)
+    with (
+        temporary_stack(settings) as stack,
+        closing(Leaderboard.connect(stack.settings, known_players=lambda _, players: players)) as leaderboard,
+    ):
+        name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
+        _fill(leaderboard, name, stack.settings, players, console)
+        yield stack, leaderboard, name
 
 
-def _fill(leaderboard: Leaderboard, settings: Settings, players: int, console: Console) -> None:
-    name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
+def _fill(leaderboard: Leaderboard, name: BoardPeriod, settings: Settings, players: int, console: Console) -> None:
     shard_map = leaderboard.maps.current(name, _soon())
     leaderboard.lifecycle.prepare(shard_map, _soon())
     window = int(datetime.now(UTC).timestamp() * 1000) // shard_map.retry_window_ms
@@ -116,7 +129,8 @@ def player(number: int) -> PlayerId:
 
 
 def _load(leaderboard: Leaderboard, shard_map: ShardMap, rows: dict[int, list[LoadedRow]], window: int) -> int:
-    patiently(lambda: leaderboard.lifecycle.load(shard_map, rows, window, _soon()))
+    # replicas that share these cores fall behind now and then, and catch up
+    patiently(lambda: leaderboard.lifecycle.load(shard_map, rows, window, _soon()), for_s=_STEP_S)
     return sum(map(len, rows.values()))
 
 
@@ -134,6 +148,16 @@ def _memory(stack: Stack) -> int:
     return total
 
 
+def _first_lookups(stack: Stack) -> Iterator[bytes]:
+    """Lookups of players whom nobody has asked for, so that directory and names have to be read."""
+    for first in itertools.count(0, _FRIENDS):
+        yield _lookup(stack, [player(number) for number in range(first, first + _FRIENDS)])
+
+
+def _lookup(stack: Stack, players: list[PlayerId]) -> bytes:
+    return load.post("/api/v1/scores/lookup", stack.state.api_key, msgspec.json.encode({"user_ids": players}))
+
+
 def _calls(stack: Stack, players: int) -> dict[str, Callable[[], Iterator[bytes]]]:
     key = stack.state.api_key
     somebody = random.Random(7)
@@ -144,10 +168,9 @@ def _calls(stack: Stack, players: int) -> dict[str, Callable[[], Iterator[bytes]
     def each(path: str) -> Callable[[], Iterator[bytes]]:
         return lambda: (load.get(path.format(player=anybody())) for _ in itertools.count())
 
-    def lookups(among: int) -> Iterator[bytes]:
+    def lookups() -> Iterator[bytes]:
         for _ in itertools.count():
-            friends = [player(somebody.randrange(among)) for _ in range(500)]
-            yield load.post("/api/v1/scores/lookup", key, msgspec.json.encode({"user_ids": friends}))
+            yield _lookup(stack, [player(somebody.randrange(min(players, _KNOWN))) for _ in range(_FRIENDS)])
 
     def submissions() -> Iterator[bytes]:
         run = somebody.getrandbits(40)
@@ -161,14 +184,14 @@ def _calls(stack: Stack, players: int) -> dict[str, Callable[[], Iterator[bytes]
         "players around": each("/api/v1/scores/{player}/surrounding"),
         "top 10": each("/api/v1/scores?limit=10"),
         "100 rows in the middle": each(f"/api/v1/scores?limit=100&offset={players // 2}"),
-        "lookup of 500, seen before": lambda: lookups(min(players, _KNOWN)),
-        "lookup of 500, anybody": lambda: lookups(players),
+        "lookup of 500, seen before": lookups,
     }
 
 
-def _took(stack: Stack, requests: Iterator[bytes], calls: int) -> Took:
+def _took(stack: Stack, requests: Iterator[bytes], calls: int, *, warm: int = _WARM) -> Took:
     url = stack.state.api_url
-    load.run(url, requests, connections=1, seconds=_STEP_S, most=min(_WARM, calls))
+    if warm:
+        load.run(url, requests, connections=1, seconds=_STEP_S, most=min(warm, calls))
     measured = load.run(url, requests, connections=1, seconds=_STEP_S, most=calls)
     assert measured.failed == 0, f"{measured.failed} requests failed"
     return Took(1000 * measured.quantile(0.5), 1000 * measured.quantile(0.99))

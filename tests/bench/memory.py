@@ -1,173 +1,109 @@
-"""Does a worker stay small? The jobs that go through a whole board, each in a process of its own, on two sizes of it.
+"""Bytes of a player by kind of key, beside a bare sorted set of the same members, on boards of any size.
 
-What is told is the peak of the resident memory (as the kernel has it), beside what the process had before it began.
+The players are loaded as a rebuild does it. Then some of them play, while nothing is drained: only so are there recent
+events, moves and waiting audit entries to measure. Those kinds are not held for every player, so their bytes an entry
+say more than their share of this board.
 """
 
-import os
 import random
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
-import psutil
 from rich.console import Console
-from rich.progress import track
-from sqlalchemy import Engine
+from rich.table import Table
 
-from cli.servers import ServerSet
-from records import boards, migrations
-from records.engine import connect
+from bench.costs import beat_asleep
+from bench.growth import filled, player
+from bench.sizes import Sizes
 from runtime.deadlines import Deadline
 from runtime.settings import Settings
 from sharding.boards import BoardPeriod
-from sharding.cluster.formation import Library
-from sharding.functions import LIBRARY_NAME, library_code
 from sharding.leaderboard import Leaderboard, RankMode, Submission
-from sharding.periods import PeriodKind, following, period_at
-from sharding.players import PlayerId
-from workers import resources
-from workers.archive import Archive
-from workers.draining import drain_now
-from workers.periods import open_current
-from workers.rebuild import Rebuild
-from workers.verify import verify
 
-_BOARD = "memory"
+GAMES = 100_000
 _TOGETHER = 2_000
-_STEP_S = 600.0
-_KB = 1024
-_MB = 1_000_000
+_POINTS = 20
+_STEP_S = 60.0
 
-
-@dataclass(frozen=True)
-class Peak:
-    """What a process took, in bytes: connected, and at most."""
-
-    before: int
-    most: int
-
-
-def measure(given: Settings, players: int, console: Console) -> dict[str, Peak]:
-    """The peak of each job on a board of so many players; they have a game each."""
-    with _servers(given) as settings:
-        _fill(settings, players, console)
-        return {job: _peak(settings, job) for job in track(JOBS, f"On {players:,} players", console=console)}
-
-
-@contextmanager
-def _servers(given: Settings) -> Iterator[Settings]:
-    with tempfile.TemporaryDirectory(prefix="rangeboard-") as home:
-        library = Library(LIBRARY_NAME, library_code())
-        with ServerSet(Path(home), settings=given, library=library) as servers:
-            migrations.upgrade(servers.settings.postgres_dsn)
-            yield servers.settings
-
-
-def _fill(settings: Settings, players: int, console: Console) -> None:
-    engine = connect(settings.postgres_dsn)
-    boards.create(engine, boards.NewBoard(_BOARD))
-    engine.dispose()
-    open_current(settings)
-    leaderboard = Leaderboard.connect(settings, known_players=lambda _, players: players)
-    try:
-        for first in track(range(0, players, _TOGETHER), "Submitting", console=console):
-            games = [
-                Submission(PlayerId(f"memory-{number:08d}"), random.randint(1, 500), "m")
-                for number in range(first, min(first + _TOGETHER, players))
-            ]
-            results = leaderboard.submit(_name(), games, Deadline.after(_STEP_S), rank=RankMode.NONE)
-            assert all(result.error is None for result in results)
-    finally:
-        leaderboard.close()
-
-
-def _peak(settings: Settings, job: str) -> Peak:
-    """What the job takes in a process of its own."""
-    environment = {**os.environ, **settings.environment()}
-    line = [sys.executable, "-m", "bench.memory", job]
-    told = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    before, most = map(int, told.stdout.splitlines()[-1].split())
-    return Peak(before, most)
-
-
-# -- in the process of its own, with a worker's connections
-
-
-def _drain(leaderboard: Leaderboard, engine: Engine) -> None:
-    deadline = Deadline.after(_STEP_S)
-    drain_now(leaderboard, engine, leaderboard.maps.current(_name(), deadline), deadline)
-
-
-def _verify(leaderboard: Leaderboard, engine: Engine) -> None:
-    shard_map = leaderboard.maps.published(_name(), Deadline.after(_STEP_S))
-    assert verify(leaderboard, engine, shard_map, lambda _: None).agrees
-
-
-def _rebuild(leaderboard: Leaderboard, engine: Engine) -> None:
-    Rebuild(leaderboard, engine, _name()).whole(lambda *_: None, force=True)
-
-
-def _archive(leaderboard: Leaderboard, engine: Engine) -> None:
-    after = following(period_at(PeriodKind.MONTH, datetime.now(UTC)))
-    assert after is not None
-    late = datetime.fromtimestamp(after.start_ms / 1000 + 86_400, UTC)
-    Archive(leaderboard, engine, resources.settings()).close(_name(), late, lambda *_: None)
-
-
-#: In this order: each finds what the one before has left.
-JOBS: dict[str, Callable[[Leaderboard, Engine], None]] = {
-    "drain": _drain,
-    "verify": _verify,
-    "rebuild": _rebuild,
-    "archive": _archive,
+#: What an entry of each kind of key is, in the order of the table.
+ENTRIES = {
+    "rows": "a player",
+    "directory": "a player",
+    "epochs": "a player who has moved",
+    "gone": "a move, for a day or two",
+    "recent": "a player with events of the last two hours",
+    "outbox": "a submission that waits for PostgreSQL",
+    "head": "",
+    "map": "",
 }
 
 
-def _name() -> BoardPeriod:
-    return BoardPeriod(_BOARD, period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
+@dataclass(frozen=True)
+class Held:
+    """Bytes by kind of key on a board of so many players, and how many entries those kinds had."""
+
+    players: int
+    sizes: dict[str, float]
+    entries: dict[str, float]
+    bare: float
+
+    def each(self, kind: str) -> float | None:
+        """Bytes of an entry; None where there are none."""
+        return self.sizes[kind] / self.entries[kind] if self.entries.get(kind) else None
+
+    @property
+    def ratio(self) -> float:
+        """Rows and directory beside bare sorted sets."""
+        return (self.sizes["rows"] + self.sizes["directory"]) / self.bare
 
 
-def _run(job: str) -> None:
-    leaderboard, engine = resources.leaderboard(), resources.engine()
-    leaderboard.maps.published(_name(), Deadline.after(_STEP_S))
-    boards.get(engine, _BOARD)
-    before = psutil.Process().memory_info().rss
-    JOBS[job](leaderboard, engine)
-    print(before, _most())
+def measure(given: Settings, players: int, games: int, console: Console) -> Held:
+    """A board of so many players, after so many games."""
+    with filled(given, players, console) as (stack, leaderboard, name), beat_asleep(stack):
+        _play(leaderboard, name, players, games)
+        sizes = Sizes([node["port"] for node in stack.status()["redis"] if node["role"] == "primary"])
+        entries = sizes.counts() | {"outbox": games}
+        held = Held(players, sizes.by_kind(), entries, sizes.bare())
+    console.print(table([held]))  # the next one may be larger than this machine
+    return held
 
 
-def _most() -> int:
-    """The peak of this process. Not `ru_maxrss`: that remembers what the process before the `exec` had."""
-    told = Path("/proc/self/status").read_text()
-    return int(told.partition("VmHWM:")[2].split()[0]) * _KB
+def _play(leaderboard: Leaderboard, name: BoardPeriod, players: int, games: int) -> None:
+    chance = random.Random(players)
+    for first in range(0, games, _TOGETHER):
+        wins = [
+            Submission(player(chance.randrange(players)), chance.randint(1, _POINTS), f"memory-{number}")
+            for number in range(first, min(first + _TOGETHER, games))
+        ]
+        results = leaderboard.submit(name, wins, Deadline.after(_STEP_S), rank=RankMode.NONE)
+        assert all(result.error is None for result in results), "a submission failed"
 
 
-# -- the table
+def headings(boards: Sequence[Held]) -> tuple[str, ...]:
+    """The table's head."""
+    each = (f"bytes an entry, {board.players:,} players" for board in boards)
+    return "kind of key", "an entry is", *each, *(f"bytes a player, {board.players:,}" for board in boards)
 
-HEADINGS = ("job", "players", "MB before", "MB at most", "players", "MB at most", "bytes a player more")
 
-
-def rows(small: int, low: dict[str, Peak], large: int, high: dict[str, Peak]) -> list[tuple[str, ...]]:
-    """What each job took on a board of `small` and of `large` players."""
-    return [
-        (
-            job,
-            f"{small:,}",
-            f"{low[job].before / _MB:.0f}",
-            f"{low[job].most / _MB:.0f}",
-            f"{large:,}",
-            f"{high[job].most / _MB:.0f}",
-            f"{(high[job].most - low[job].most) / (large - small):.0f}",
-        )
-        for job in JOBS
+def rows(boards: Sequence[Held]) -> list[tuple[str, ...]]:
+    """The table's rows: every kind of key, then the sum, then what it is beside bare sorted sets."""
+    lines = []
+    for kind, entry in ENTRIES.items():
+        each = [board.each(kind) for board in boards]
+        shares = (f"{board.sizes.get(kind, 0.0) / board.players:.2f}" for board in boards)
+        lines.append((kind, entry, *("" if one is None else f"{one:.1f}" for one in each), *shares))
+    blank = [""] * (1 + len(boards))
+    lines += [
+        ("all keys", *blank, *(f"{sum(board.sizes.values()) / board.players:.2f}" for board in boards)),
+        ("bare sorted sets", *blank, *(f"{board.bare / board.players:.2f}" for board in boards)),
+        ("rows + directory beside bare, ≤ 1.4", *blank, *(f"{board.ratio:.2f}" for board in boards)),
     ]
+    return lines
 
 
-if __name__ == "__main__":
-    _run(sys.argv[1])
+def table(boards: Sequence[Held]) -> Table:
+    """The same for a person."""
+    shown = Table(*headings(boards), title="Memory")
+    for row in rows(boards):
+        shown.add_row(*row)
+    return shown
