@@ -62,11 +62,11 @@ end
   and `of_other_part`: whether a row was made for whom the range's other parts are, by somebody with an old map ]]
 local function players_here(keys, members)
   local first = {}
-  local packed = ask_each('ZMSCORE', keys[ROWS], members)
+  local packed = redis.call('ZMSCORE', keys[ROWS], unpack(members))
   local here = {
     first = first, members = members, packed = packed,
-    recent = ask_each('HMGET', keys[RECENT], members),
-    before = ask_each('HMGET', keys[RECENT_BEFORE], members),
+    recent = redis.call('HMGET', keys[RECENT], unpack(members)),
+    before = redis.call('HMGET', keys[RECENT_BEFORE], unpack(members)),
     applied = {}, hidden = {}, removed = {}, leaving = {}, gone = {}, gained = 0,
   }
   local absent, numbers, tonumber = {}, {}, tonumber

@@ -19,7 +19,6 @@ local POINTS_LIMIT = 1073741824 -- 2^30
 local EVENT_ID = 8              -- bytes that name an event
 local EVENT = 10                -- those and two bytes of its content
 local MOST_RECENT = 4096        -- events of one player that one window holds
-local ASK_TOGETHER = 30         -- members in one command that only reads
 local MOST_EXACT = 9007199254740992 -- 2^53: whole numbers below it are exact
 local MOST_EPOCH = 2147483648   -- 2^31: no player moves so often, and no board has so many shards
 local GONE_MS = 86400000        -- a tombstone lives for one to two of these windows
@@ -126,20 +125,6 @@ local function find_event(events, id)
     at = string.find(events, id, at + 1, true)
   end
   return at
-end
-
---[[ What a command answers about each of many members, in their order. They go a few at a time: the server keeps the
-  first 32 arguments of a call for the next one, and allocates those beyond anew each time. ]]
-local function ask_each(command, key, members)
-  local count = #members
-  local found = redis.call(command, key, unpack(members, 1, math.min(ASK_TOGETHER, count)))
-  for from = ASK_TOGETHER + 1, count, ASK_TOGETHER do
-    local more = redis.call(command, key, unpack(members, from, math.min(from + ASK_TOGETHER - 1, count)))
-    for i = 1, #more do
-      found[from + i - 1] = more[i]
-    end
-  end
-  return found
 end
 
 --[[ Write down what was done, for the audit (outbox.py reads it):

@@ -261,12 +261,9 @@ _COMMANDS_ALONE_NAME = "bench"
 _COMMANDS_ALONE = f"""#!lua name={_COMMANDS_ALONE_NAME}
 redis.register_function('bench_commands_alone', function(keys, args)
   local members = cmsgpack.unpack(args[3])
-  for at = 1, #members, 30 do
-    local last = math.min(at + 29, #members)
-    redis.call('ZMSCORE', keys[1], unpack(members, at, last))
-    redis.call('HMGET', keys[3], unpack(members, at, last))
-    redis.call('HMGET', keys[4], unpack(members, at, last))
-  end
+  redis.call('ZMSCORE', keys[1], unpack(members))
+  redis.call('HMGET', keys[3], unpack(members))
+  redis.call('HMGET', keys[4], unpack(members))
   redis.call('ZADD', keys[1], unpack(cmsgpack.unpack(args[4])))
   redis.call('HSET', keys[3], unpack(cmsgpack.unpack(args[5])))
   redis.call('XADD', keys[8], '*', 's', args[5], 'n', args[6], 'r', args[3])
