@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cache
 from importlib.resources import files
+from itertools import starmap
 from typing import Any, Final, NamedTuple
 
 import msgpack
+import msgspec
 
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer, Call, ClusterClient, Refused
@@ -112,7 +114,7 @@ class Arrive(IntEnum):
     MISDIRECTED = 5
 
 
-class Effect(NamedTuple):
+class Effect(msgspec.Struct, frozen=True):
     """The answer to one submission; `place` is 0-based within the shard, -1 if it was not asked for.
 
     `detail`: the packed score of a row that is here, else bytes.
@@ -291,7 +293,7 @@ def on_bucket(function: str, slot: int, keys: Sequence[str], args: Sequence[Any]
 
 def effects(reply: list[Any]) -> Iterator[Effect]:
     """The answers of rb1_apply, one per submission."""
-    return map(Effect._make, zip(*[iter(msgpack.unpackb(reply[2], raw=True))] * 4, strict=True))
+    return starmap(Effect, zip(*[iter(msgpack.unpackb(reply[2], raw=True))] * 4, strict=True))
 
 
 def map_version(reply: list[Any]) -> int:

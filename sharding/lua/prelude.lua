@@ -90,7 +90,7 @@ local function row_of(keys, member)
 end
 
 local function points_of(head, packed)
-  return head.sign * math.floor(packed / SPAN)
+  return head.sign * (packed - packed % SPAN) / SPAN
 end
 
 --[[ Which part of a range split by player hash a member belongs to (shard_map.py). ]]
@@ -118,9 +118,8 @@ local function comb_again(keys)
   end
 end
 
---[[ Where an event stands in a string of events: its position, or nil. Matches lie on multiples of EVENT. ]]
-local function find_event(events, event)
-  local id = string.sub(event, 1, EVENT_ID)
+--[[ Where an event id stands in a string of events: its position, or nil. Matches lie on multiples of EVENT. ]]
+local function find_event(events, id)
   local at = string.find(events, id, 1, true)
   while at and (at - 1) % EVENT ~= 0 do
     at = string.find(events, id, at + 1, true)

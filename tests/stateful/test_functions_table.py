@@ -8,6 +8,7 @@ and counter is compared. What is refused as malformed leaves every key of the bo
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import msgpack
 import pytest
@@ -470,10 +471,10 @@ class Functions(RuleBasedStateMachine):
         return said
 
     @staticmethod
-    def read(code: int, detail: bytes) -> object:
+    def read(code: int, detail: Any) -> object:
         """The detail of an effect in the table's words."""
         if code in {Code.APPLIED, Code.DUPLICATE}:
-            return int(detail) if detail else ""
+            return "" if detail == b"" else int(detail)
         if code == Code.LEAVING:
             return read_leaving(detail)
         if code == Code.GONE:
