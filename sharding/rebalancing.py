@@ -110,9 +110,7 @@ class Rebalancer:
                 return Progress(moved, remaining)
             left = moved + remaining
 
-    def _pass(
-        self, shard_map: ShardMap, most: int, deadline: Deadline, count_round: Callable[[int], float]
-    ) -> None:
+    def _pass(self, shard_map: ShardMap, most: int, deadline: Deadline, count_round: Callable[[int], float]) -> None:
         """Rounds in lanes, each of its own shards, until each lane has found nothing more.
 
         No lane waits for another, so the nodes work on the steps of one while this process prepares those of the next.
@@ -126,7 +124,7 @@ class Rebalancer:
             return self._move_round(shard_map, lane, most, deadline)
 
         with ThreadPoolExecutor(len(lanes)) as pool:
-            rounds: dict[Future[_Round], Sequence[int]] = {pool.submit(one_round, lane, 0.0): lane for lane in lanes}
+            rounds: dict[Future[_Round], list[int]] = {pool.submit(one_round, lane, 0.0): lane for lane in lanes}
             while rounds:
                 for ended in wait(rounds, return_when=FIRST_COMPLETED).done:
                     lane, done = rounds.pop(ended), ended.result()

@@ -53,8 +53,8 @@ _TOPOLOGY_TIMEOUT_S = 0.3
 _LEARN_FOR_S = 1.0
 #: A node that was silent for so long counts as failed, also to callers whose deadline does not let them wait longer.
 _SILENT_S = 0.1
-#: For how long a node that is taken to be down is listened to when it is tried again. Whoever tries it waits for it, and
-#: learns of another that has taken its place only then.
+#: For how long a node that is taken to be down is listened to when it is tried again: whoever tries it learns only then
+#: of another that has taken its place.
 _PROBED_S = 0.25
 _ALONE_FOR_S = 1.0
 

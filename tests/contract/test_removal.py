@@ -131,8 +131,8 @@ def test_a_player_who_is_on_the_move_is_moved_first_and_then_removed(open_one: O
     wider = board.leaderboard.rebalancer.switch(board.shard_map.recut([cut_after(1, board.shard_map.board.order)]))
     member = member_of(PlayerId("ann"))
     source = board.leaderboard.directory.locate(wider, [member], soon(), fresh=True).entries[member]
-    call = step_call(wider.keys(source.shard), "rb1_depart", [member, source.epoch, wider.shard_for(-5 << 22, member])
-    )
+    target = wider.shard_for(-5 << 22, member)
+    call = step_call(wider.keys(source.shard), "rb1_depart", [member, source.epoch, target])
     (answer,) = board.leaderboard.functions.on_shards([call], wider.retry_window_ms, soon(), fence=True)
     assert [code for code, _ in departures(answer.reply)] == [1]
     assert remove(board, "ann") == 5

@@ -17,7 +17,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sharding.boards import Operator
 from sharding.directory import Entry
-from sharding.functions import ApplyMode, Arrive, Asked, Code, May, arrivals, departures, effects, pairs, pointed, strays
+from sharding.functions import (
+    ApplyMode,
+    Arrive,
+    Asked,
+    Code,
+    May,
+    arrivals,
+    departures,
+    effects,
+    pairs,
+    pointed,
+    strays,
+)
 from sharding.handoff import states
 from sharding.handoff.states import ABSENT, Gone, Leaving, Live, Memory, Removed, State, Told
 from sharding.keys import Windows

@@ -135,7 +135,9 @@ def _words(value: Any) -> str:
             return f"waits for the replica of {value.place}, then {_words(value.then)}"
         case Actor():
             at = tuple(value.entry) if value.entry else ""
-            told = [name for name in ("acked", "refused", "unsure", "may_create", "may_begin_anew") if getattr(value, name)]
+            told = [
+                name for name in ("acked", "refused", "unsure", "may_create", "may_begin_anew") if getattr(value, name)
+            ]
             return f"{value.do.name.lower()} {at} {' '.join(told)}".rstrip()
     return str(value)
 

@@ -186,7 +186,7 @@ def _events(player: Live | Leaving | Removed) -> frozenset[bytes]:
 
 
 def _owned(players: list[State]) -> frozenset[bytes]:
-    """The events of whoever holds the player: the latest epoch, live rather than leaving; with HIDING if it is hidden."""
+    """The events of whoever holds the player: the latest epoch, live rather than leaving; and HIDING if hidden."""
     held = [player for player in players if isinstance(player, Live | Leaving | Removed)]
     owner = max(held, key=lambda player: (player.epoch, not isinstance(player, Leaving)), default=None)
     if owner is None:

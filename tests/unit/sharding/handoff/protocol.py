@@ -3,7 +3,7 @@
 One player, three shards, a directory; each of these is a *place*. A program makes one call to one place, and goes on by
 the answer. Which rules it keeps is a parameter: to see what a rule is for, leave it out.
 
-A writer submits points; or it takes the player off the board, or hides it, which goes about in the same way (`aside.py`).
+A writer submits points; or it takes the player off the board, or hides it, which is done alike (`aside.py`).
 """
 
 from collections.abc import Iterator

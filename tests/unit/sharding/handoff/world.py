@@ -37,7 +37,7 @@ N = len(PLACES)
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is explored: a writer for each of `wishes`. Removals and hidings are not explored together, nor with the scrub.
+    """What is explored: a writer for each of `wishes` (not both removals and hidings, nor either with the scrub).
 
     `matches` names the match of each writer: the same one is a submission sent twice. `failovers`, `days`, `scrubs`: at
     most so many. `new_map`: the first cut moves from 3 to 5 meanwhile. `without`: rules left out.
