@@ -98,7 +98,7 @@ def application(endpoints: Sequence[Endpoint], settings: Settings, keys: Keys) -
             provide_automatic_options=False,
         )
     app.wsgi_app = ahead_of(app.wsgi_app, served)  # type: ignore[assignment,method-assign]
-    openapi = msgspec.json.encode(document(endpoints, version("rangeboard")))
+    openapi = msgspec.json.encode(document(endpoints, version("rangeboard"), reads_open=settings.reads_open))
 
     @app.get("/openapi.json")
     def describe() -> Response:

@@ -86,7 +86,7 @@ def _rules(kept: KeptBoard | None) -> Board | None:
     )
 
 
-_FIELDS = {"name": "board", "min_value": "lowest", "max_value": "highest"}
+_FIELDS = {"name": "board", "min_value": "lowest"}
 
 
 class BoardAnswers:
@@ -174,6 +174,8 @@ def _named_as_here() -> Iterator[None]:
     except Conflict as error:
         raise Conflict("another board has this name", field="board") from error
     except InvalidRecord as error:
+        if error.field == "max_value":
+            raise InvalidRecord("`highest` is below `lowest`", field="highest") from error
         raise InvalidRecord(error.detail, field=_FIELDS.get(error.field or "", error.field)) from error
 
 

@@ -10,6 +10,7 @@ Bounded: at `most` values the oldest ones go.
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Cache(Generic[K, V]):
         self._fresh_s = fresh_s
         self._most = most
         self._clock = clock
-        self._remembered: dict[K, _Remembered[V]] = {}
+        self._remembered: OrderedDict[K, _Remembered[V]] = OrderedDict()
         self._loading: dict[K, Future[V]] = {}
         self._lock = threading.Lock()
 
@@ -89,7 +90,7 @@ class Cache(Generic[K, V]):
             del self._loading[key]
             self._remembered.pop(key, None)
             while len(self._remembered) >= self._most:
-                del self._remembered[next(iter(self._remembered))]
+                self._remembered.popitem(last=False)
             self._remembered[key] = _Remembered(value, self._clock() + self._fresh_s)
         return value
 

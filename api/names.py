@@ -3,10 +3,14 @@
 A ranking is worth showing without names, so PostgreSQL may be away: what is remembered is used whatever its age, the
 rest stays nameless, and the answer says so. After a failure nobody asks for a moment, so that a PostgreSQL which hangs
 does not hold up every read. Those whose names are asked for at the same time are asked for in one query.
+
+As in `caches.py`, what is remembered is *fresh* for a while and *aging* for as long again: used, and asked for anew in
+the background. So those whom everybody looks at, the top, are never waited for.
 """
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +32,11 @@ _PAUSE_S = 3.0
 class _Remembered:
     player: Player | None
     fresh_until: float
+
+    @property
+    def old_from(self) -> float:
+        """When it is too old to be used without asking."""
+        return self.fresh_until + _FRESH_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,8 @@ class Names:
         self._profiles = profiles
         self._most = most
         self._clock = clock
-        self._remembered: dict[PlayerId, _Remembered] = {}
+        self._remembered: OrderedDict[PlayerId, _Remembered] = OrderedDict()
+        self._renewing: set[PlayerId] = set()
         self._pause_until = float("-inf")
         self._lock = threading.Lock()
         self._gathering: Gathering[Sequence[PlayerId], dict[PlayerId, _Remembered]] = Gathering(self._ask_together)
@@ -61,12 +71,15 @@ class Names:
         """The players of these ids."""
         now = self._clock()
         remembered = {player_id: self._remembered.get(player_id) for player_id in ids}
-        wanted = [player_id for player_id, known in remembered.items() if known is None or known.fresh_until <= now]
+        old = [player_id for player_id, known in remembered.items() if known is None or known.fresh_until <= now]
+        wanted = [player_id for player_id in old if (known := remembered[player_id]) is None or known.old_from <= now]
         complete = True
         if wanted:
-            loaded = self._load(wanted, now)
+            loaded = self._load(old, now)
             complete = loaded is not None
-            remembered.update({player_id: loaded[player_id] for player_id in wanted} if loaded else {})
+            remembered.update({player_id: loaded[player_id] for player_id in old} if loaded else {})
+        elif old:
+            self._renew(old, now)
         players = {player_id: known.player for player_id, known in remembered.items() if known and known.player}
         return Found(players, complete or all(known is not None for known in remembered.values()))
 
@@ -74,6 +87,21 @@ class Names:
         """Ask for this player anew: something about them has changed."""
         with self._lock:
             self._remembered.pop(player_id, None)
+
+    def _renew(self, aging: Sequence[PlayerId], now: float) -> None:
+        """Ask for these players in the background, so far as nobody does."""
+        with self._lock:
+            wanted = [player_id for player_id in aging if player_id not in self._renewing]
+            self._renewing.update(wanted)
+        if wanted:
+            in_background(partial(self._renewed, wanted, now))
+
+    def _renewed(self, wanted: Sequence[PlayerId], now: float) -> None:
+        try:
+            self._load(wanted, now)
+        finally:
+            with self._lock:
+                self._renewing.difference_update(wanted)
 
     def _load(self, wanted: Sequence[PlayerId], now: float) -> dict[PlayerId, _Remembered] | None:
         """What PostgreSQL says; None if it cannot be asked."""
@@ -105,5 +133,5 @@ class Names:
                 self._remembered.pop(player_id, None)
             self._remembered.update(loaded)
             while len(self._remembered) > self._most:
-                del self._remembered[next(iter(self._remembered))]
+                self._remembered.popitem(last=False)
         return loaded

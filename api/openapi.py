@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from api import schemas
+from api.auth import Scope
 from api.endpoints import Endpoint
 from api.problems import MEDIA_TYPE, Problem
 from api.requests import JSON
@@ -14,17 +16,24 @@ from api.requests import JSON
 _REF = "#/components/schemas/{name}"
 _PLACEHOLDER = re.compile(r"<(\w+)>")
 _ALWAYS = (400, 500, 503)
+#: What the words of a path are, by the names of their placeholders.
+_WORDS = {"user_id": schemas.UserId, "board": schemas.BoardName, "job_id": schemas.JobId}
 
 
-def document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of these endpoints."""
+def document(endpoints: Sequence[Endpoint], version: str, *, reads_open: bool) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these endpoints. `reads_open`: reads need no key."""
     types = _types(endpoints)
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     schema_of = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         path = _PLACEHOLDER.sub(r"{\1}", endpoint.path)
-        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, schema_of, components)
+        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(
+            endpoint,
+            schema_of,
+            components,
+            scope=None if endpoint.scope is Scope.READ and reads_open else endpoint.scope,
+        )
     return {
         "openapi": "3.1.0",
         "info": {"title": "Rangeboard", "version": version, "description": _DESCRIPTION},
@@ -51,23 +60,25 @@ def _types(endpoints: Iterable[Endpoint]) -> list[Any]:
     return list({id(kind): kind for kind in kinds}.values())
 
 
-def _operation(endpoint: Endpoint, schema_of: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    endpoint: Endpoint, schema_of: dict[int, Any], components: dict[str, Any], *, scope: Scope | None
+) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "operationId": endpoint.answer.__qualname__.replace("Answers.", "-").lower(),
         "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint, components)],
-        "responses": _responses(endpoint, schema_of),
+        "responses": _responses(endpoint, schema_of, needs_key=scope is not None),
     }
     if endpoint.takes is not None:
         operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema_of[id(endpoint.takes)]}}}
-    if endpoint.scope is not None:
-        operation["security"] = [{"key": [endpoint.scope.value]}]
+    if scope is not None:
+        operation["security"] = [{"key": [scope.value]}]
     return operation
 
 
 def _path_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "schema": msgspec.json.schema(_WORDS[name])}
         for name in _PLACEHOLDER.findall(endpoint.path)
     ]
 
@@ -81,9 +92,9 @@ def _query_parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[di
     ]
 
 
-def _responses(endpoint: Endpoint, schema_of: dict[int, Any]) -> dict[str, Any]:
+def _responses(endpoint: Endpoint, schema_of: dict[int, Any], *, needs_key: bool) -> dict[str, Any]:
     refusals = {*_ALWAYS, *endpoint.refuses}
-    if endpoint.scope is not None:
+    if needs_key:
         refusals |= {401, 403}
     if endpoint.takes is not None:
         refusals |= {408, 413, 415}

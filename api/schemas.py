@@ -28,7 +28,27 @@ UserId = Annotated[
 # Ends with a look ahead because Python's `$` also matches before a last newline.
 MATCH_ID_PATTERN = r"^[ -~]{1,128}$(?!\n)"
 MatchId = Annotated[str, Meta(pattern=MATCH_ID_PATTERN, description="1 to 128 printable ASCII characters")]
-BoardName = Annotated[str, Meta(description="1 to 32 characters of a-z 0-9 _ -", examples=["global"])]
+BoardName = Annotated[
+    str,
+    Meta(
+        description="1 to 32 characters of a-z 0-9 _ -, no _ or - first",
+        examples=["global"],
+        extra_json_schema={"pattern": r"^[a-z0-9][a-z0-9_-]{0,31}$"},
+    ),
+]
+Month = Annotated[str, Meta(description="YYYY-MM", extra_json_schema={"pattern": r"^[0-9]{4}-[0-9]{2}$"})]
+PeriodName = Annotated[
+    str,
+    Meta(
+        description="YYYY-MM-DD, YYYY-Www, YYYY-MM or all, as the board has it",
+        extra_json_schema={"pattern": r"^([0-9]{4}-([0-9]{2}(-[0-9]{2})?|W[0-9]{2})|all)$"},
+    ),
+]
+JobId = Annotated[str, Meta(description="As the job's address has it")]
+WebAddress = Annotated[
+    str,
+    Meta(max_length=URL_LENGTH, description="http or https", extra_json_schema={"pattern": r"^https?://\S+$"}),
+]
 # 64 bits: beyond them a number is malformed, within them the board's bounds decide.
 Score = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="Points of this submission")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with its offset from UTC")]
@@ -46,8 +66,8 @@ class _OnBoard(_Answer, kw_only=True):
     """Names the board and its period: `month` where the board starts anew each month, else `period`."""
 
     board: str
-    month: str | UnsetType = UNSET
-    period: str | UnsetType = UNSET
+    month: Month | UnsetType = UNSET
+    period: PeriodName | UnsetType = UNSET
 
 
 # -- scores
@@ -117,8 +137,8 @@ class BoardQuery(_Form, frozen=True, kw_only=True):
     """Which board, and which period of it; without one, the current one."""
 
     board: BoardName = "global"
-    month: Annotated[str | None, Meta(description="YYYY-MM")] = None
-    period: Annotated[str | None, Meta(description="YYYY-MM-DD, YYYY-Www, YYYY-MM or all, as the board has it")] = None
+    month: Month | None = None
+    period: PeriodName | None = None
 
 
 class RankQuery(BoardQuery, frozen=True, kw_only=True):
@@ -277,14 +297,14 @@ class HistoryQuery(_Form, frozen=True, kw_only=True):
 
     board: BoardName = "global"
     limit: Annotated[int, Meta(ge=1, le=100)] = 12
-    before: Annotated[str | None, Meta(description="A period: only earlier ones; from an answer's next")] = None
+    before: Annotated[PeriodName | None, Meta(description="Only earlier ones; from an answer's next")] = None
 
 
 class PastStanding(_Answer, kw_only=True):
     """A player's end in a period that is over. `percentile`: the share of players who ranked no better."""
 
-    month: str | UnsetType = UNSET
-    period: str | UnsetType = UNSET
+    month: Month | UnsetType = UNSET
+    period: PeriodName | UnsetType = UNSET
     rank: int
     score: int
     total_players: int
@@ -311,7 +331,7 @@ class NewUser(_Form, frozen=True, kw_only=True):
     username: Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)]
     user_id: UserId | None = None
     display_name: Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)] | None = None
-    avatar_url: Annotated[str, Meta(max_length=URL_LENGTH, description="http or https")] | None = None
+    avatar_url: WebAddress | None = None
     country: Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)", description="ISO 3166-1, two letters")] | None = None
 
 
@@ -335,7 +355,7 @@ class UserChanges(_Form, frozen=True, kw_only=True):
 
     username: Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)] | UnsetType = UNSET
     display_name: Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH)] | UnsetType = UNSET
-    avatar_url: Annotated[str, Meta(max_length=URL_LENGTH, description="http or https")] | UnsetType | None = UNSET
+    avatar_url: WebAddress | UnsetType | None = UNSET
     country: (
         Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)", description="ISO 3166-1, two letters")] | UnsetType | None
     ) = UNSET
@@ -432,14 +452,14 @@ class PeriodsQuery(_Form, frozen=True, kw_only=True):
     """How many periods, and before which one."""
 
     limit: Annotated[int, Meta(ge=1, le=100)] = 24
-    before: Annotated[str | None, Meta(description="A period: only earlier ones; from an answer's next")] = None
+    before: Annotated[PeriodName | None, Meta(description="Only earlier ones; from an answer's next")] = None
 
 
 class FinalPeriod(_Answer, kw_only=True):
     """A period that is over, and whose ranking is final since `closed_at`."""
 
-    month: str | UnsetType = UNSET
-    period: str | UnsetType = UNSET
+    month: Month | UnsetType = UNSET
+    period: PeriodName | UnsetType = UNSET
     total_players: Annotated[int, Meta(description="When it was closed; who is hidden since is counted")]
     closed_at: datetime
 
@@ -453,8 +473,6 @@ class FinalPeriods(_Answer, kw_only=True):
 
 
 # -- jobs and shards
-
-PeriodName = Annotated[str, Meta(description="YYYY-MM, YYYY-Www, YYYY-MM-DD or all, as the board has it")]
 
 
 class NewArchive(_Form, frozen=True, kw_only=True):

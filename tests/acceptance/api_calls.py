@@ -3,8 +3,7 @@
 import hashlib
 import http.client
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -103,15 +102,6 @@ class Api:
         assert created.status == 200, created.body
         assert created.json["created"] == count
         return ids
-
-
-def wait_for(condition: Callable[[], Any], *, seconds: float = 20.0) -> Any:
-    """What the condition gives once it is true; fails after a while."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not so after {seconds} s"
-        time.sleep(0.05)
-    return found
 
 
 def rows(stack: RunningStack, query: str, *values: object) -> list[tuple[Any, ...]]:

@@ -5,7 +5,8 @@ import json
 from typing import Any
 
 import pytest
-from api_calls import BASE, Answer, Api, RunningStack, audited, everything, rows, wait_for
+from api_calls import BASE, Answer, Api, RunningStack, audited, everything, rows
+from waiting import wait_until
 
 pytestmark = pytest.mark.servers
 
@@ -45,7 +46,7 @@ def test_results_come_in_the_order_sent(api: Api, stack: RunningStack) -> None:
         ],
     }
     assert api.get(f"{BASE}/scores/{ann}").json["score"] == 7
-    wait_for(lambda: len(rows(stack, "SELECT 1 FROM games WHERE user_id = ANY(%s)", [ann, bob])) == 3)
+    wait_until(lambda: len(rows(stack, "SELECT 1 FROM games WHERE user_id = ANY(%s)", [ann, bob])) == 3)
 
 
 def test_one_bad_item_spoils_no_other(api: Api) -> None:
@@ -100,7 +101,7 @@ def test_what_is_refused_as_a_whole_changes_nothing(api: Api, stack: RunningStac
     [ann] = api.players()
     one = item(ann, "m1")
     plain = json.dumps([one]).encode()
-    wait_for(lambda: audited(stack))
+    wait_until(lambda: audited(stack))
     before = everything(stack)
     bomb = gzip.compress(b" " * 50_000_000)
     json_type = "application/json"
@@ -122,5 +123,5 @@ def test_what_is_refused_as_a_whole_changes_nothing(api: Api, stack: RunningStac
     for answer, status in cases:
         assert answer.status == status, answer.body
         assert answer.headers["Content-Type"] == "application/problem+json"
-    wait_for(lambda: audited(stack))
+    wait_until(lambda: audited(stack))
     assert everything(stack) == before

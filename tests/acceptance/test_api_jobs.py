@@ -1,7 +1,8 @@
 """Long jobs on a running stack: asked for over HTTP, done by the workers, looked at until they are done."""
 
 import pytest
-from api_calls import BASE, Api, RunningStack, wait_for
+from api_calls import BASE, Api, RunningStack
+from waiting import wait_until
 
 pytestmark = pytest.mark.servers
 
@@ -12,7 +13,7 @@ def test_a_job_is_done_while_one_waits(stack: RunningStack) -> None:
     assert api.submit(player, 5).status == 200
     asked = api.post(f"{BASE}/admin/verify", {})
     assert (asked.status, asked.json["state"]) == (202, "queued")
-    job = wait_for(lambda: (found := api.get(asked.headers["Location"]).json)["finished_at"] and found)
+    job = wait_until(lambda: (found := api.get(asked.headers["Location"]).json)["finished_at"] and found)
     assert (job["state"], job["problem"]) == ("done", None)
     assert job["result"]["players_in_audit"] >= 1
     shards = api.get(f"{BASE}/admin/shards").json

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
-from api_calls import BASE, Answer, Api, RunningStack, audited, everything, rows, wait_for
+from api_calls import BASE, Answer, Api, RunningStack, audited, everything, rows
+from waiting import wait_until
 
 from records import api_keys
 from records.engine import connect
@@ -164,7 +165,7 @@ def test_a_bad_request_has_its_documented_answer(api: Api, bad: Bad) -> None:
 
 
 def test_refused_requests_change_nothing_anywhere(api: Api, stack: RunningStack) -> None:
-    wait_for(lambda: audited(stack))
+    wait_until(lambda: audited(stack))
     before = everything(stack)
     assert len(before) > 20
     for bad in REFUSED:
@@ -196,7 +197,7 @@ def test_a_revoked_key_is_refused_within_ten_seconds(api: Api, stack: RunningSta
         refused_in_a_row = refused_in_a_row + 1 if api.submit("known", headers=headers).status == 401 else 0
         return refused_in_a_row >= 20
 
-    wait_for(refused_everywhere, seconds=12)
+    wait_until(refused_everywhere, seconds=12)
 
 
 def test_without_a_key_401_says_how(api: Api) -> None:

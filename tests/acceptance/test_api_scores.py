@@ -9,7 +9,8 @@ from urllib.request import urlopen
 from uuid import uuid4
 
 import pytest
-from api_calls import BASE, Api, RunningStack, rows, wait_for
+from api_calls import BASE, Api, RunningStack, rows
+from waiting import wait_until
 
 pytestmark = pytest.mark.servers
 
@@ -92,7 +93,7 @@ def test_the_same_match_at_once_from_fifty_connections_counts_once(api: Api, sta
     assert sum(answer["applied"] for answer in answers) == 1
     assert {answer["score"] for answer in answers} == {2}
     assert api.get(f"{SCORES}/{player}").json["score"] == 2
-    wait_for(lambda: rows(stack, "SELECT 1 FROM games WHERE user_id = %s", player))
+    wait_until(lambda: rows(stack, "SELECT 1 FROM games WHERE user_id = %s", player))
     assert rows(stack, "SELECT value, match_id FROM games WHERE user_id = %s", player) == [(2, "final")]
 
 
@@ -242,7 +243,7 @@ def test_a_request_id_reaches_the_audit(api: Api, stack: RunningStack) -> None:
     )
     assert answer.headers["X-Request-ID"] == request_id
     query = "SELECT user_id, value, points_after, match_id, board, period, played_at FROM games WHERE request_id = %s"
-    found = wait_for(lambda: rows(stack, query, request_id))
+    found = wait_until(lambda: rows(stack, query, request_id))
     assert found == [(player, 6, 6, "m1", "global", f"{played_at:%Y-%m}", played_at)]
 
 
@@ -288,10 +289,10 @@ def _top(api: Api, limit: int) -> Any:
         page = api.get(f"{SCORES}?limit={limit}").json
         return page if datetime.fromisoformat(page["as_of"]) >= now else None
 
-    return wait_for(fresh)
+    return wait_until(fresh)
 
 
 def _next_second(api: Api) -> None:
     """Wait until the clock that decides ties has moved on: it counts a month in seconds."""
     now = int(datetime.now(UTC).timestamp())
-    wait_for(lambda: int(datetime.now(UTC).timestamp()) > now)
+    wait_until(lambda: int(datetime.now(UTC).timestamp()) > now)

@@ -103,3 +103,11 @@ def test_the_boards_are_listed_with_their_rules(api: Api) -> None:
     assert board["current"] == f"{datetime.now(UTC):%Y-%m}"
     assert (board["operator"], board["order"], board["registration"]) == ("add", "desc", "registered")
     assert board["lowest"] < 0 < board["highest"]
+
+
+def test_bounds_of_a_board_that_leave_nothing_are_refused_in_the_contracts_words(api: Api) -> None:
+    refused = api.post(f"{BASE}/boards", {"board": f"b{uuid4().hex[:8]}", "lowest": 5, "highest": 4})
+    assert refused.status == 400
+    [error] = refused.json["errors"]
+    assert error["field"] == "highest"
+    assert refused.json["detail"] == "`highest` is below `lowest`"

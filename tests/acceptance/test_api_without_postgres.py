@@ -7,7 +7,8 @@ from http.client import HTTPConnection
 
 import psutil
 import pytest
-from api_calls import BASE, Answer, Api, RunningStack, audited, rows, wait_for
+from api_calls import BASE, Answer, Api, RunningStack, audited, rows
+from waiting import wait_until
 
 pytestmark = pytest.mark.servers
 
@@ -65,12 +66,12 @@ def test_players_go_on_and_nothing_is_lost(api: Api, stack: RunningStack) -> Non
         assert ready.json["dependencies"]["postgresql"] != "ok"
         assert _soon(api.get, "/livez").status == 200
 
-    wait_for(lambda: api.get("/readyz").json["status"] == "ready")
-    wait_for(lambda: api.submit(newcomer, 1, more={"match_id": "first"}).status == 200)
-    wait_for(lambda: audited(stack), seconds=60)
+    wait_until(lambda: api.get("/readyz").json["status"] == "ready")
+    wait_until(lambda: api.submit(newcomer, 1, more={"match_id": "first"}).status == 200)
+    wait_until(lambda: audited(stack), seconds=60)
     kept = rows(stack, "SELECT match_id FROM games WHERE user_id = %s AND match_id LIKE 'm%%'", known)
     assert sorted(match for (match,) in kept) == sorted(matches)
-    assert wait_for(lambda: api.get(f"{SCORES}/{unseen}").json["display_name"])
+    assert wait_until(lambda: api.get(f"{SCORES}/{unseen}").json["display_name"])
 
 
 def _warm_every_process(api: Api, player: str) -> None:

@@ -3,7 +3,8 @@
 from uuid import uuid4
 
 import pytest
-from api_calls import BASE, Api, RunningStack, rows, wait_for
+from api_calls import BASE, Api, RunningStack, rows
+from waiting import wait_until
 
 pytestmark = pytest.mark.servers
 
@@ -23,7 +24,7 @@ def test_a_request_id_reaches_the_audit_row(api: Api, stack: RunningStack) -> No
     assert (answer.status, answer.headers["X-Request-ID"]) == (200, batch)
     made = api.submit(eve, 2).headers["X-Request-ID"]
     query = "SELECT user_id, request_id FROM games WHERE user_id = ANY(%s)"
-    wait_for(lambda: len(rows(stack, query, [ann, bob, eve])) == 4)
+    wait_until(lambda: len(rows(stack, query, [ann, bob, eve])) == 4)
     assert sorted(rows(stack, query, [ann, bob, eve])) == sorted(
         [(ann, given), (ann, batch), (bob, batch), (eve, made)]
     )

@@ -12,12 +12,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from cli import leftovers
 from cli.ports import free_ports, is_free
@@ -136,13 +137,6 @@ def still_running(processes: list[psutil.Process]) -> list[str]:
     return alive
 
 
-def eventually(holds: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}"
-        time.sleep(0.1)
-
-
 def healthy(command: Command) -> bool:
     """Three primaries own every slot, each has its replica, every process runs, and the API is ready."""
     status = command.status()
@@ -203,8 +197,9 @@ def test_a_killed_primary_is_replaced_restarted_and_has_lost_nothing(command):
     win(status, "faithful", "before")
     victim = next(node for node in status["redis"] if node["role"] == "primary")
     os.kill(victim["pid"], signal.SIGKILL)
-    eventually(lambda: command.status()["redis"][status["redis"].index(victim)]["pid"] != victim["pid"], "restarted")
-    eventually(lambda: healthy(command), "the cluster is whole again")
+    place = status["redis"].index(victim)
+    wait_until(lambda: command.status()["redis"][place]["pid"] != victim["pid"], PATIENCE_S, "it is restarted")
+    wait_until(lambda: healthy(command), PATIENCE_S, "the cluster is whole again")
     restarted = next(node for node in command.status()["redis"] if node["name"] == victim["name"])
     assert restarted["role"] == "replica", "it must not come back as a primary before its replica has taken over"
     assert points(status, "faithful") == 1
@@ -216,8 +211,8 @@ def test_a_killed_primary_is_replaced_restarted_and_has_lost_nothing(command):
 def test_whatever_is_killed_is_restarted(command, name):
     pid = command.status()["pids"][name]
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: command.status()["pids"].get(name, pid) != pid, f"{name} is restarted")
-    eventually(lambda: healthy(command), "everything runs again")
+    wait_until(lambda: command.status()["pids"].get(name, pid) != pid, PATIENCE_S, f"{name} is restarted")
+    wait_until(lambda: healthy(command), PATIENCE_S, "everything runs again")
 
 
 def test_down_leaves_no_process_and_up_brings_the_data_back(command):
@@ -278,7 +273,7 @@ def test_a_node_whose_port_was_taken_comes_back_at_another(command):
         stderr=subprocess.DEVNULL,
     )
     try:
-        eventually(lambda: not is_free(port), "the port is taken")
+        wait_until(lambda: not is_free(port), PATIENCE_S, "the port is taken")
         said = command.up().stdout
     finally:
         somebody.kill()

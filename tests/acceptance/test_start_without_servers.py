@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from api_calls import wait_for
+from waiting import wait_until
 
 from cli.ports import free_ports
 
@@ -65,7 +65,7 @@ def test_the_api_lives_and_names_what_is_away(nobody: dict[str, str], tmp_path: 
     words = ["gunicorn", "-c", "python:api.gunicorn_conf", "api.app:create_app()"]
     url = f"http://127.0.0.1:{nobody['RANGEBOARD_API_PORT']}"
     with running(words, nobody, tmp_path / "api.log"):
-        assert wait_for(lambda: asked(f"{url}/livez"), seconds=60) == (200, {"status": "alive"})
+        assert wait_until(lambda: asked(f"{url}/livez"), seconds=60) == (200, {"status": "alive"})
         found = asked(f"{url}/readyz")
         assert found is not None
         status, said = found
@@ -88,7 +88,7 @@ def test_workers_and_beat_try_again_and_wait_longer_each_time(
 ) -> None:
     log = tmp_path / "log"
     with running(["celery", "--quiet", "-A", "workers.app:app", *words], nobody, log) as process:
-        wait_for(lambda: log.read_text().count(said) >= 2, seconds=60)
+        wait_until(lambda: log.read_text().count(said) >= 2, seconds=60)
         assert process.poll() is None
         assert "Trying again in 2.0" in log.read_text()
         assert "Trying again in 4.0" in log.read_text()

@@ -42,8 +42,11 @@ _STEP_S = 120.0
 _PLAYERS_A_BUCKET = 200
 _SECONDS_IN = 100_000
 _WARM = 200
+_FRIENDS = 500
 #: Players that a process soon remembers, on a board of any size.
 _KNOWN = 5_000
+#: Lookups of players whom the process has not met, disjoint: so many that the small board has enough players.
+_FIRST_LOOKUPS = SMALL // _FRIENDS
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ def measure(given: Settings, players: int, calls: int, console: Console) -> Grow
         _fill(leaderboard, stack.settings, players, console)
         leaderboard.close()
         grown = _memory(stack) - empty
+        first = _took(stack, _first_lookups(stack), _FIRST_LOOKUPS, warm=0)
         took = {name: _took(stack, requests(), calls) for name, requests in _calls(stack, players).items()}
+        took["lookup of 500, never seen before"] = first
     return Grown(players, grown / players, took)
 
 
@@ -134,6 +139,16 @@ def _memory(stack: Stack) -> int:
     return total
 
 
+def _first_lookups(stack: Stack) -> Iterator[bytes]:
+    """Lookups of players whom nobody has asked for, so that directory and names have to be read."""
+    for first in itertools.count(0, _FRIENDS):
+        yield _lookup(stack, [player(number) for number in range(first, first + _FRIENDS)])
+
+
+def _lookup(stack: Stack, players: list[PlayerId]) -> bytes:
+    return load.post("/api/v1/scores/lookup", stack.state.api_key, msgspec.json.encode({"user_ids": players}))
+
+
 def _calls(stack: Stack, players: int) -> dict[str, Callable[[], Iterator[bytes]]]:
     key = stack.state.api_key
     somebody = random.Random(7)
@@ -144,10 +159,9 @@ def _calls(stack: Stack, players: int) -> dict[str, Callable[[], Iterator[bytes]
     def each(path: str) -> Callable[[], Iterator[bytes]]:
         return lambda: (load.get(path.format(player=anybody())) for _ in itertools.count())
 
-    def lookups(among: int) -> Iterator[bytes]:
+    def lookups() -> Iterator[bytes]:
         for _ in itertools.count():
-            friends = [player(somebody.randrange(among)) for _ in range(500)]
-            yield load.post("/api/v1/scores/lookup", key, msgspec.json.encode({"user_ids": friends}))
+            yield _lookup(stack, [player(somebody.randrange(min(players, _KNOWN))) for _ in range(_FRIENDS)])
 
     def submissions() -> Iterator[bytes]:
         run = somebody.getrandbits(40)
@@ -161,14 +175,14 @@ def _calls(stack: Stack, players: int) -> dict[str, Callable[[], Iterator[bytes]
         "players around": each("/api/v1/scores/{player}/surrounding"),
         "top 10": each("/api/v1/scores?limit=10"),
         "100 rows in the middle": each(f"/api/v1/scores?limit=100&offset={players // 2}"),
-        "lookup of 500, seen before": lambda: lookups(min(players, _KNOWN)),
-        "lookup of 500, anybody": lambda: lookups(players),
+        "lookup of 500, seen before": lookups,
     }
 
 
-def _took(stack: Stack, requests: Iterator[bytes], calls: int) -> Took:
+def _took(stack: Stack, requests: Iterator[bytes], calls: int, *, warm: int = _WARM) -> Took:
     url = stack.state.api_url
-    load.run(url, requests, connections=1, seconds=_STEP_S, most=min(_WARM, calls))
+    if warm:
+        load.run(url, requests, connections=1, seconds=_STEP_S, most=min(warm, calls))
     measured = load.run(url, requests, connections=1, seconds=_STEP_S, most=calls)
     assert measured.failed == 0, f"{measured.failed} requests failed"
     return Took(1000 * measured.quantile(0.5), 1000 * measured.quantile(0.99))

@@ -1,7 +1,6 @@
 """Databases for the tests of records: each test module has one of its own, on the session's PostgreSQL."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -43,11 +42,3 @@ def scalar(database: Engine, statement: str, **parameters: object) -> object:
     """The one value that a statement answers."""
     with database.begin() as connection:
         return connection.execute(text(statement), parameters).scalar_one()
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Return as soon as the condition holds; fail if it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import pytest
 import redis
 from prometheus_client import REGISTRY
+from waiting import wait_until
 
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
@@ -57,13 +58,6 @@ def call(slot: int, *words: object) -> Call:
     """A command on keys of a slot; words that begin with @ are keys."""
     named = (key(slot, word[1:]) if isinstance(word, str) and word.startswith("@") else word for word in words)
     return Call(slot, tuple(named))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = Deadline.after(seconds)
-    while not condition():
-        assert not deadline.passed, "it never came about"
-        time.sleep(0.01)
 
 
 def replies(answers: list[Answer]) -> list[object]:

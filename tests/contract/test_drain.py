@@ -7,8 +7,8 @@ import msgpack
 import msgspec
 import pytest
 from played_boards import OpenBoard, Played, rows_of, soon
-from records_databases import wait_until
 from sqlalchemy import Engine, event, text
+from waiting import wait_until
 from werkzeug.test import TestResponse
 
 import workers.drain

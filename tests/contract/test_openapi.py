@@ -97,6 +97,23 @@ def test_a_write_needs_a_key_and_may_be_refused(document: dict[str, Any]) -> Non
     assert refusal == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
+def test_reads_need_a_key_where_the_settings_say_so(document: dict[str, Any]) -> None:
+    top = document["paths"]["/api/v1/scores"]["get"]
+    assert "security" not in top
+    assert "401" not in top["responses"]
+    closed = Client(create_app(Settings(reads_open=False))).get("/openapi.json").get_json()
+    top = closed["paths"]["/api/v1/scores"]["get"]
+    assert top["security"] == [{"key": ["scores:read"]}]
+    assert {"401", "403"} <= set(top["responses"])
+
+
+def test_words_of_paths_and_periods_have_their_forms(document: dict[str, Any]) -> None:
+    history = document["paths"]["/api/v1/scores/{user_id}/history"]["get"]["parameters"]
+    pattern = {one["name"]: str(one["schema"]) for one in history}
+    assert "^[A-Za-z0-9._:-]{1,64}$" in pattern["user_id"]
+    assert "[0-9]{4}-" in pattern["before"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -15,6 +15,7 @@ import yaml
 from kubernetes.client import CoordinationV1Api, CoreV1Api
 from kubernetes_api import KubernetesApi
 from redis_pods import LABELS, RedisPods
+from waiting import wait_until
 
 from cli.ports import free_ports
 from k8s.reconciler.leases import Lease
@@ -42,13 +43,6 @@ def role() -> list[dict[str, list[str]]]:
     documents = yaml.safe_load_all((BASE / "service-accounts.yaml").read_text())
     rules: list[dict[str, list[str]]] = next(found["rules"] for found in documents if found["kind"] == "Role")
     return rules
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}"
-        time.sleep(0.05)
 
 
 class Cluster:
@@ -136,7 +130,11 @@ def test_no_slots_are_handed_out_while_a_pod_is_missing(pods_and_reconciler):
 def test_three_primaries_with_a_replica_each_are_formed(cluster):
     nodes = cluster.nodes()
     assert_whole(nodes)
-    wait_until(lambda: all(cluster.pods.script("ready.sh", place).returncode == 0 for place in nodes), "all are ready")
+    wait_until(
+        lambda: all(cluster.pods.script("ready.sh", place).returncode == 0 for place in nodes),
+        DEADLINE_S,
+        "all are ready",
+    )
 
 
 def test_clients_are_given_names_instead_of_addresses(cluster):
@@ -240,9 +238,9 @@ def test_an_api_server_that_is_away_is_waited_for(cluster):
         cluster.pods.lose_volume(place)
         cluster.pods.start(place, cluster.pods.ips[place])
         seen = len(cluster.api.requests)
-        wait_until(lambda: len(cluster.api.requests) > seen + 3, "it asks again")
+        wait_until(lambda: len(cluster.api.requests) > seen + 3, DEADLINE_S, "it asks again")
         cluster.api.down = False
-        wait_until(cluster.whole, "it goes on where it was")
+        wait_until(cluster.whole, DEADLINE_S, "it goes on where it was")
     finally:
         cluster.api.down = False
         stop.set()
@@ -278,13 +276,13 @@ def test_of_two_reconcilers_one_acts_and_the_other_takes_over(cluster, tmp_path)
     first = Process(tmp_path, cluster, "first-process", "--heartbeat", str(tmp_path / "first"))
     both = [first]
     try:
-        wait_until(lambda: holder(cluster.api) == first.identity, "the first holds the lease")
+        wait_until(lambda: holder(cluster.api) == first.identity, DEADLINE_S, "the first holds the lease")
         second = Process(tmp_path, cluster, "second-process", "--heartbeat", str(tmp_path / "second"))
         both.append(second)
-        wait_until((tmp_path / "second").exists, "the second looks on")
+        wait_until((tmp_path / "second").exists, DEADLINE_S, "the second looks on")
         assert (tmp_path / "first").exists()
         renewed = lease_version(cluster.api)
-        wait_until(lambda: lease_version(cluster.api) > renewed + 1, "the first renews it")
+        wait_until(lambda: lease_version(cluster.api) > renewed + 1, DEADLINE_S, "the first renews it")
         assert holder(cluster.api) == first.identity
         assert gauge(second, "rangeboard_reconciler_leading") == 0
 
@@ -293,9 +291,9 @@ def test_of_two_reconcilers_one_acts_and_the_other_takes_over(cluster, tmp_path)
         cluster.pods.kill(place)
         cluster.pods.lose_volume(place)
         cluster.pods.start(place)
-        wait_until(cluster.whole, "the second heals")
+        wait_until(cluster.whole, DEADLINE_S, "the second heals")
         assert holder(cluster.api) == second.identity
-        wait_until(lambda: gauge(second, "rangeboard_reconciler_formed") == 1, "and says so")
+        wait_until(lambda: gauge(second, "rangeboard_reconciler_formed") == 1, DEADLINE_S, "and says so")
 
         second.popen.terminate()
         assert second.popen.wait(DEADLINE_S) == 0
@@ -310,7 +308,7 @@ def test_a_dry_run_says_what_it_would_do_and_changes_nothing(cluster, tmp_path):
     cluster.pods.kill(place)
     cluster.pods.lose_volume(place)
     cluster.pods.start(place)
-    wait_until(lambda: place in cluster.nodes(), "the empty node answers")
+    wait_until(lambda: place in cluster.nodes(), DEADLINE_S, "the empty node answers")
     before = {place: (node.node_id, node.slots, node.primary_id) for place, node in cluster.nodes().items()}
     asked = len(cluster.api.requests)
     process = Process(tmp_path, cluster, "dry", "--dry-run")

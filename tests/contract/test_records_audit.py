@@ -9,8 +9,9 @@ from typing import get_args
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from records_databases import migrated_database, scalar, wait_until
+from records_databases import migrated_database, scalar
 from sqlalchemy import event, text
+from waiting import wait_until
 
 from records import audit, boards, partitions
 from records.audit import AuditRow, QuarantinedEntry, Stored

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 from psycopg2.extensions import make_dsn
-from records_databases import migrated_database, scalar, wait_until
+from records_databases import migrated_database, scalar
 from sqlalchemy import text
+from waiting import wait_until
 
 from records.engine import transaction
 from records.errors import RecordsUnavailable

@@ -19,8 +19,9 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 from played_boards import Played, open_played, rows_of
-from records_databases import migrated_database, wait_until
+from records_databases import migrated_database
 from sqlalchemy import Engine
+from waiting import wait_until
 from werkzeug.test import TestResponse
 
 from api import ending, streams

@@ -6,8 +6,7 @@ there are few players, so everybody is after the same ones.
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import Engine
+from waiting import wait_until
 
 from cli.servers import ServerSet, wait_for_redis
 from records import boards, migrations, partitions
@@ -153,12 +153,3 @@ def rigged(home: Path, *, ack_replicas: int = 1) -> Iterator[Rig]:
         finally:
             leaderboard.close()
             engine.dispose()
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float) -> float:
-    """Return as soon as the condition holds, with the seconds that took; AssertionError if it does not in time."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < timeout_s, f"not true within {timeout_s:g} s"
-        time.sleep(0.02)
-    return time.monotonic() - start

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from waiting import wait_until
+
 from loadtest import ledger
 from loadtest.checker import Anomaly, Verdict, check
 from loadtest.games import Games
@@ -34,7 +36,7 @@ from workers.verify import verify
 from . import traffic
 from .census import Census, Misplacement, census
 from .children import Child, end, fork, wait
-from .rig import CUTS, PLAYERS, Rig, wait_until
+from .rig import CUTS, PLAYERS, Rig
 
 HANDOFF_POINTS = ("begun", "departed", "arrived", "pointed", "finished")
 WRITERS = 3

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 import pytest
 from faults.census import Misplacement, census
 from faults.damage import Damage
-from faults.rig import Rig, wait_until
+from faults.rig import Rig
+from waiting import wait_until
 
 from runtime.deadlines import Deadline
 from sharding.directory import Entry

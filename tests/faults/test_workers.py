@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ import psutil
 import pytest
 from faults.rig import Rig
 from sqlalchemy import Engine, text
+from waiting import wait_until
 
 from cli.ports import free_ports
 from cli.servers import ServerSet
@@ -178,13 +179,6 @@ def _administer(servers: ServerSet, statement: str) -> None:
     admin.dispose()
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 @dataclass(frozen=True)
 class Scene:
     """A board of the test's own, workers that look after it, and somebody who plays."""
@@ -207,7 +201,7 @@ class Scene:
 
     def check(self, submitting: Submitting) -> None:
         """Once all is drained: each submission is there once, and the board is what they fold to."""
-        wait_until(lambda: self.waiting() == 0, 120, "never drained to the end")
+        wait_until(lambda: self.waiting() == 0, 120, "drained to the end")
         stored = audit.totals(self.engine, self.name.board, self.name.period)
         assert stored.games == submitting.applied > 0
         shard_map = self.leaderboard.maps.published(self.name, Deadline.after(10))
@@ -238,11 +232,11 @@ def test_workers_killed_at_random_lose_nothing_and_store_nothing_twice(rig: Rig,
     rng = random.Random(11)
     with played(rig, tmp_path) as scene:
         with Submitting(scene.leaderboard, scene.name) as submitting:
-            wait_until(scene.drains, 60, "no worker drains")
+            wait_until(scene.drains, 60, "a worker drains")
             for _ in range(KILLS):
-                wait_until(lambda: scene.workers.kill_one(rng), 60, "no worker to kill")
+                wait_until(lambda: scene.workers.kill_one(rng), 60, "there is a worker to kill")
                 time.sleep(rng.uniform(0, 0.3))  # the moments of the kills are what is random here
-            wait_until(lambda: submitting.applied >= SUBMISSIONS, 3600, "submissions do not pass")
+            wait_until(lambda: submitting.applied >= SUBMISSIONS, 3600, "submissions pass")
         scene.check(submitting)
 
 
@@ -250,9 +244,9 @@ def test_a_worker_that_is_told_to_end_ends_its_drain_first(rig: Rig, tmp_path: P
     """In the middle of load: nothing is left that was stored and not trimmed, so nothing is read twice."""
     with played(rig, tmp_path) as scene:
         with Submitting(scene.leaderboard, scene.name) as submitting:
-            wait_until(scene.drains, 60, "no worker drains")
+            wait_until(scene.drains, 60, "a worker drains")
             least = submitting.applied + 20 * TOGETHER
-            wait_until(lambda: submitting.applied > least, 60, "submissions do not pass")
+            wait_until(lambda: submitting.applied > least, 60, "submissions pass")
             assert scene.workers.end_worker() == 0
         shard_map = scene.leaderboard.maps.published(scene.name, Deadline.after(10))
         left = [
@@ -268,15 +262,15 @@ def test_without_postgres_the_outbox_grows_to_its_limit_and_nothing_is_lost(rig:
     """Past the limit submissions are refused whole; when PostgreSQL is back everything that counted is stored."""
     with played(rig, tmp_path, outbox_limit=60) as scene:
         with Submitting(scene.leaderboard, scene.name) as submitting:
-            wait_until(scene.drains, 60, "no worker drains")
+            wait_until(scene.drains, 60, "a worker drains")
             rig.servers.kill("postgres")
             away, refused = Deadline.after(AWAY_S), submitting.refused
-            wait_until(lambda: submitting.refused > refused + 10 * TOGETHER, 60, "nothing was refused")
-            wait_until(lambda: away.passed, AWAY_S + 60, "time stands still")
+            wait_until(lambda: submitting.refused > refused + 10 * TOGETHER, 60, "some are refused")
+            wait_until(lambda: away.passed, AWAY_S + 60, "the time is over")
             assert scene.waiting() > 0
             applied = submitting.applied
             rig.servers.start("postgres")
-            wait_until(lambda: submitting.applied > applied + 10 * TOGETHER, 60, "submissions do not pass again")
+            wait_until(lambda: submitting.applied > applied + 10 * TOGETHER, 60, "submissions pass again")
         scene.check(submitting)
 
 
@@ -284,11 +278,11 @@ def test_without_the_broker_the_audit_log_waits_and_then_catches_up(rig: Rig, tm
     """No task is woken while it is away, and nobody has to start the workers again when it is back."""
     with played(rig, tmp_path) as scene:
         with Submitting(scene.leaderboard, scene.name) as submitting:
-            wait_until(scene.drains, 60, "no worker drains")
+            wait_until(scene.drains, 60, "a worker drains")
             rig.servers.kill("broker")
             away, least = Deadline.after(AWAY_S), scene.waiting() + 100
-            wait_until(lambda: scene.waiting() > least, 60, "the outbox does not grow")
-            wait_until(lambda: away.passed, AWAY_S + 60, "time stands still")
+            wait_until(lambda: scene.waiting() > least, 60, "the outbox grows")
+            wait_until(lambda: away.passed, AWAY_S + 60, "the time is over")
             rig.servers.start("broker")
         scene.check(submitting)
 
@@ -298,9 +292,9 @@ def test_one_port_tells_what_all_processes_of_a_worker_counted(rig: Rig, tmp_pat
     (port,) = free_ports(1)
     with played(rig, tmp_path, worker_metrics_port=port) as scene:
         with Submitting(scene.leaderboard, scene.name) as submitting:
-            wait_until(scene.drains, 60, "no worker drains")
-            wait_until(lambda: scene.workers.kill_child(random.Random(1)), 60, "no worker to kill")
-        wait_until(lambda: scene.waiting() == 0, 60, "never drained to the end")
+            wait_until(scene.drains, 60, "a worker drains")
+            wait_until(lambda: scene.workers.kill_child(random.Random(1)), 60, "there is a worker to kill")
+        wait_until(lambda: scene.waiting() == 0, 60, "drained to the end")
         board = f'{{board="{scene.name.board}"}}'
 
         def told() -> dict[str, float]:
@@ -308,7 +302,7 @@ def test_one_port_tells_what_all_processes_of_a_worker_counted(rig: Rig, tmp_pat
                 lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
             return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
-        wait_until(lambda: told()[f"rangeboard_outbox_entries{board}"] == 0, 30, "the lag is still told")
+        wait_until(lambda: told()[f"rangeboard_outbox_entries{board}"] == 0, 30, "no lag is told")
         counted = told()
         assert counted[f"rangeboard_audit_lag_seconds{board}"] == 0
         assert 0 < counted[f"rangeboard_drained_submissions_total{board}"] <= submitting.applied

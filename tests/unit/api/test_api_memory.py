@@ -1,11 +1,11 @@
 """What PostgreSQL said is remembered: few wait for it, changes are noticed, and nobody fails while it is away."""
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
+from waiting import wait_until
 
 from api.auth import Keys, Scope
 from api.boards import BoardRules
@@ -63,13 +63,6 @@ def _player(player_id: str) -> Player:
     )
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
-
-
 @pytest.fixture
 def records() -> Records:
     return Records(a=1)
@@ -97,7 +90,7 @@ def test_an_aging_value_is_handed_out_and_asked_for_in_the_background(
     records.values["a"] = 2
     records.now += 6
     assert cache.get("a") == 1
-    _wait_for(lambda: cache.get("a") == 2)
+    wait_until(lambda: cache.get("a") == 2)
     assert records.asked == ["a", "a"]
 
 
@@ -119,7 +112,7 @@ def test_while_records_are_away_the_old_value_stays_good(
     records.error = RecordsUnavailable()
     records.now += later
     assert cache.get("a") == 1
-    _wait_for(lambda: len(records.asked) == 2)
+    wait_until(lambda: len(records.asked) == 2)
     for _ in range(10):  # and nobody asks again at once
         assert cache.get("a") == 1
 
@@ -186,9 +179,35 @@ def test_names_cost_one_question_for_all(records: Records) -> None:
 def test_names_that_are_old_are_asked_for_again(records: Records) -> None:
     names = Names(records.profiles, clock=records.clock)
     names.of([PlayerId("a")])
-    records.now += 31
-    names.of([PlayerId("a")])
+    records.now += 61
+    records.values = {"a": 1}
+    assert names.of([PlayerId("a")]).players
     assert len(records.asked) == 2
+
+
+def test_nobody_waits_for_names_that_are_aging(records: Records) -> None:
+    """Who shows the top does not wait for PostgreSQL every half minute."""
+    records.values = {"ann": 1}
+    answer = threading.Event()
+
+    def slow(ids: Sequence[PlayerId]) -> dict[str, Player]:
+        assert answer.wait(10)
+        return records.profiles(ids)
+
+    answer.set()
+    names = Names(slow, clock=records.clock)
+    names.of([PlayerId("ann")])
+    answer.clear()
+    records.now += 31
+    for _ in range(3):
+        found = names.of([PlayerId("ann")])
+        assert found.complete
+        assert list(found.players) == ["ann"]
+    answer.set()
+    wait_until(lambda: len(records.asked) == 2)
+    wait_until(lambda: not names._renewing)
+    names.of([PlayerId("ann")])
+    assert len(records.asked) == 2  # one question for all three, and fresh again
 
 
 def test_a_page_without_names_is_better_than_none(records: Records) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from waiting import wait_until
 
 from runtime.deadlines import Deadline
 from sharding.coalescer import Coalescer
@@ -26,13 +27,6 @@ def numbered(number: int, player: str = "ann") -> Submission:
 
 def applied(submissions: Sequence[Submission]) -> list[Written]:
     return [Written(Result(Status.APPLIED, submission.value)) for submission in submissions]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = Deadline.after(LONG_S)
-    while not condition():
-        assert not deadline.passed
-        time.sleep(0.001)
 
 
 def ignored(_: Mapping[int, Written]) -> None:
