@@ -21,6 +21,7 @@ from waiting import wait_until
 
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
+from sharding.cluster.breaker import FAILURES_TO_OPEN, OPEN_FOR_S
 from sharding.cluster.client import Answer, Call, ClusterClient
 from sharding.cluster.executor import form, observe
 from sharding.cluster.formation import Library, Shape
@@ -504,6 +505,25 @@ def test_a_paused_primary_costs_nobody_more_than_the_deadline(
     for why in ("unanswered", "not_sent"):
         labels = {"node": str(paused), "outcome": why}
         assert REGISTRY.get_sample_value("rangeboard_redis_failed_calls_total", labels), why
+
+
+def test_a_node_that_is_taken_to_be_down_is_tried_for_a_moment_only(
+    field_: Field, connect: Callable[..., ClusterClient]
+) -> None:
+    """Whoever tries it would go on waiting for it while another takes its place."""
+    client = connect(node_timeout_s=5.0)
+    paused, slots = next(iter(field_.primaries().items()))
+    slot = slots[82]
+    assert replies(client.execute([call(slot, "SET", "@down", 1)], Deadline.after(5))) == [b"OK"]
+    with field_.paused(paused):
+        for _ in range(FAILURES_TO_OPEN):
+            client._node(paused).breaker.failed(time.monotonic() - OPEN_FOR_S)
+        began = time.monotonic()
+        answer = client.execute_one(call(slot, "GET", "@down"), Deadline.after(5))
+        took = time.monotonic() - began
+    assert isinstance(answer.error, ShardUnavailable)
+    assert took < 2 * GRACE_S
+    wait_until(lambda: client.execute_one(call(slot, "GET", "@down"), Deadline.after(5)).reply == b"1")
 
 
 @pytest.mark.parametrize("connected", [True, False])
