@@ -36,7 +36,7 @@ GENTLE_PER_S = 5_000
 #: Of players that may be moved in a second, so many at once: a rate is kept evenly.
 _ROUND_S = 0.2
 #: Rounds at the same time, each of its own shards.
-_LANES = 4
+_LANES = 3
 #: Calls that comb a shard in vain before it is the next one's turn.
 _COMBED_AT_ONCE = 20
 _STEP_S = 10.0
