@@ -1,14 +1,15 @@
-"""Many submissions in one request: a JSON array or one JSON object a line, plain or gzipped.
+"""Many submissions in one request: a JSON array or one JSON object a line, plain or compressed (encodings.py).
 
 One bad item never spoils the others: each is decoded by itself, and what is wrong with it becomes its own result. Those
 that are well formed go to their boards together, one call a shard. The body is bounded before and after decompression,
 so is the number of items; decoding and answering thousands of them gives way to other requests in between.
 """
 
+import re
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from secrets import token_hex
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgspec
 from api import schemas
 from api.auth import Scope
 from api.boards import Asked
+from api.encodings import ENCODINGS, IDENTITY, decompressed
 from api.endpoints import BASE, Endpoint
 from api.metrics import count_submission
 from api.problems import Malformed, RequestError, TooLarge, UnsupportedMediaType
@@ -30,11 +32,14 @@ NDJSON = "application/x-ndjson"
 MOST_ITEMS = 10_000
 #: Items after which others have a turn.
 _TURN = 500
+#: An array with more commas than so many submissions have is not even taken apart: 8 MB of `[1,1,…` would take 340 MB.
+_MOST_COMMAS = 20 * MOST_ITEMS
 
 Admit = Callable[[schemas.NewScore, str, str], tuple[Asked, Submission]]
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _item = msgspec.json.Decoder(schemas.NewScore)
+_line = re.compile(rb"[^ \t\r\n][^\n]*")
 
 
 class BatchAnswers:
@@ -52,10 +57,12 @@ class BatchAnswers:
                 method="POST",
                 path=PATH,
                 answer=self.submit,
-                summary=f"Submit up to {MOST_ITEMS:,} scores, as a JSON array or as {NDJSON}, plain or gzipped",
+                summary=f"Submit up to {MOST_ITEMS:,} scores, as a JSON array or as {NDJSON}, plain or compressed",
                 query=schemas.BatchQuery,
                 takes=list[schemas.NewScore],
                 reads=read_items,
+                lines=NDJSON,
+                encodings=ENCODINGS,
                 gives=schemas.BatchSubmitted,
                 scope=Scope.WRITE,
             )
@@ -93,39 +100,33 @@ def read_items(environ: Mapping[str, Any], most_bytes: int) -> Sequence[bytes | 
     is_lines = media_type.partition(";")[0].strip().lower() == NDJSON
     if not is_lines and media_type != JSON and not is_json(media_type):
         raise UnsupportedMediaType(f"send Content-Type: {JSON} or {NDJSON}, in UTF-8")
-    body = _decompressed(read_bytes(environ, most_bytes), environ.get("HTTP_CONTENT_ENCODING", "identity"), most_bytes)
-    items: Sequence[bytes | msgspec.Raw]
-    if is_lines:
-        items = [line for line in body.split(b"\n") if line.strip()]
-    else:
-        try:
-            items = _array.decode(body)
-        except msgspec.ValidationError as error:
-            raise misfit(str(error), "field") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Malformed(str(error)) from error
+    encoding = environ.get("HTTP_CONTENT_ENCODING", IDENTITY)
+    body = decompressed(read_bytes(environ, most_bytes), encoding, most_bytes)
+    items = _lines_of(body) if is_lines else _members_of(body)
     if len(items) > MOST_ITEMS:
-        raise TooLarge(f"at most {MOST_ITEMS:,} submissions, not {len(items):,}")
+        raise TooLarge(f"at most {MOST_ITEMS:,} submissions")
     if not items:
         raise Malformed("there is no submission in it")
     return items
 
 
-def _decompressed(body: bytes, encoding: str, most_bytes: int) -> bytes:
-    if encoding == "identity":
-        return body
-    if encoding != "gzip":
-        raise UnsupportedMediaType("send the body plain or with Content-Encoding: gzip")
-    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+def _lines_of(body: bytes) -> list[bytes]:
+    """The lines that are not blank; one more than may be at the most."""
+    return [line.group() for line in islice(_line.finditer(body), MOST_ITEMS + 1)]
+
+
+def _members_of(body: bytes) -> list[msgspec.Raw]:
+    """The members of the array."""
+    if body.count(b",") > _MOST_COMMAS:
+        raise TooLarge(f"at most {MOST_ITEMS:,} submissions, with {_MOST_COMMAS:,} commas at the most")
     try:
-        plain = stream.decompress(body, most_bytes + 1)
-    except zlib.error as error:
-        raise Malformed(f"the body is not gzip: {error}") from error
-    if len(plain) > most_bytes:
-        raise TooLarge(f"at most {most_bytes} bytes, decompressed")
-    if not stream.eof or stream.unused_data:
-        raise Malformed("the gzipped body is cut off, or more than one")
-    return plain
+        return _array.decode(body)
+    except msgspec.ValidationError as error:
+        raise misfit(str(error), "field") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(str(error)) from error
+    except RecursionError as error:
+        raise Malformed("nested too deeply") from error
 
 
 def _giving_way(items: Sequence[bytes | msgspec.Raw]) -> Iterator[tuple[int, bytes | msgspec.Raw]]:

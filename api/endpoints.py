@@ -47,6 +47,10 @@ class Endpoint:
     takes: Any = None
     #: how the body is read where it is not one JSON value
     reads: Callable[[Mapping[str, Any], int], Any] | None = None
+    #: media type under which the members of the body's array may come one a line
+    lines: str = ""
+    #: what the body's Content-Encoding may be
+    encodings: tuple[str, ...] = ()
     status: HTTPStatus = HTTPStatus.OK
     media_type: str = JSON
     #: statuses under which the same body may come
@@ -103,13 +107,10 @@ def serving(endpoint: Endpoint, settings: Settings, keys: Keys) -> Callable[...,
             if scope is not None:
                 keys.check(environ.get("HTTP_AUTHORIZATION"), scope)
             query_string = environ.get("QUERY_STRING", "")
-            call = Call(
-                request_id,
-                Deadline.after(deadline_s),
-                query_of(query_string) if query_string or needs_query else plain,
-                read_body(environ, settings.max_body_bytes) if read_body is not None else None,
-                environ.get("HTTP_IDEMPOTENCY_KEY"),
-            )
+            query = query_of(query_string) if query_string or needs_query else plain
+            body = read_body(environ, settings.max_body_bytes) if read_body is not None else None
+            # Only now: the time that a client takes to send is its own.
+            call = Call(request_id, Deadline.after(deadline_s), query, body, environ.get("HTTP_IDEMPOTENCY_KEY"))
             answer = endpoint.answer(call, **path)
             if isinstance(answer, Reply):
                 served = _served(_encoder.encode(answer.body), answer.status, JSON, request_id, answer.headers)

@@ -66,11 +66,19 @@ def _operation(
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "operationId": endpoint.answer.__qualname__.replace("Answers.", "-").lower(),
-        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint, components)],
+        "parameters": [
+            *_path_parameters(endpoint),
+            *_query_parameters(endpoint, components),
+            *_header_parameters(endpoint),
+        ],
         "responses": _responses(endpoint, schema_of, needs_key=scope is not None),
     }
     if endpoint.takes is not None:
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema_of[id(endpoint.takes)]}}}
+        schema = schema_of[id(endpoint.takes)]
+        content = {JSON: {"schema": schema}}
+        if endpoint.lines:
+            content[endpoint.lines] = {"schema": schema["items"]}
+        operation["requestBody"] = {"required": True, "content": content}
     if scope is not None:
         operation["security"] = [{"key": [scope.value]}]
     return operation
@@ -90,6 +98,13 @@ def _query_parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[di
         {"name": name, "in": "query", "required": name in required, "schema": member}
         for name, member in schema.get("properties", {}).items()
     ]
+
+
+def _header_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    if not endpoint.encodings:
+        return []
+    encoding = {"type": "string", "enum": list(endpoint.encodings)}
+    return [{"name": "Content-Encoding", "in": "header", "required": False, "schema": encoding}]
 
 
 def _responses(endpoint: Endpoint, schema_of: dict[int, Any], *, needs_key: bool) -> dict[str, Any]:

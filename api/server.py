@@ -1,7 +1,8 @@
 """gunicorn's gevent worker, with what it leaves open closed.
 
 - A client that stops sending in the middle of a body, or stops reading, would hold its connection for ever: while a
-  request is served, every wait for the socket is bounded.
+  request is served, every wait for the socket is bounded. One that sends a byte now and then would never wait for long,
+  so the whole of a body has a time by which it must be here.
 - A body that was refused for its size is still on its way. What remains is read for a while, so that the client gets
   to see the answer, but not without end.
 - What cannot be read as HTTP at all is refused with a problem document like everything else.
@@ -18,6 +19,7 @@ from typing import Any
 
 import msgspec
 import psycopg2
+from gevent import Timeout
 from gevent.socket import wait_read, wait_write
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
@@ -28,6 +30,7 @@ from api.problems import MEDIA_TYPE, Problem
 from api.requests import new_request_id
 
 SOCKET_TIMEOUT_S = 30.0
+BODY_TIMEOUT_S = 60.0
 POSTGRES_TIMEOUT_S = 3.0
 _DRAIN_S = 5.0
 _DRAIN_BYTES = 64 * 1024 * 1024
@@ -60,6 +63,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> Any:
         """Serve one request, and make sure that the next one can be found behind it."""
         sock.settimeout(SOCKET_TIMEOUT_S)
+        req.body.reader = _InTime(req.body.reader, BODY_TIMEOUT_S)
         try:
             handled = super().handle_request(listener_name, req, sock, addr)
             if not req.body.failed and not _drained(req.body):
@@ -81,6 +85,22 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             _part(client, _answer(status))
         except OSError:
             self.log.debug("The client did not wait for its answer")
+
+
+class _InTime:
+    """What a body is read from, for so many seconds; TimeoutError after that."""
+
+    def __init__(self, reader: Any, seconds: float) -> None:
+        self._reader = reader
+        self._until = time.monotonic() + seconds
+
+    def read(self, size: int) -> Any:
+        """At most so many bytes; fewer at the end."""
+        if getattr(self._reader, "length", None) == 0:  # most requests, most of the time: not worth a timer
+            return b""
+        left = self._until - time.monotonic()
+        with Timeout(max(0.0, left), TimeoutError("the body takes too long")):
+            return self._reader.read(size)
 
 
 def _drained(body: Any) -> bool:

@@ -1,7 +1,8 @@
-"""Line charts and bars as inline SVG: a report must open anywhere, years later, without a script or a network.
+"""Line charts and bars as SVG: a report must open anywhere, years later, without a script or a network.
 
-Pure text building. Colours are CSS variables of the page (`--ink`, `--line`, `--c0` …), so one chart serves light and
-dark. Every line has a legend entry and a `<title>`, so a reader can hover over it.
+Pure text building. Colours are CSS variables (`--dim`, `--line`, `--c0` …), so one chart serves light and dark. Charts
+are elements of a page that has `STYLE` among its own, or files of their own (`standalone`). Every line has a legend
+entry and a `<title>`, so a reader can hover over it.
 """
 
 import math
@@ -12,8 +13,20 @@ from html import escape
 _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 28, 34, 40
 _TICKS = 6
-#: Variables `--c0` and so on that a page must have.
+#: Variables `--c0` and so on that `STYLE` has.
 COLOURS = 7
+
+#: What charts need of a style sheet: colours for light and for dark, and the looks of lines and words.
+STYLE = """
+:root { --ink:#1c2430; --dim:#5c6b7f; --paper:#fff; --panel:#f4f6f9; --line:#dde3ea; --good:#12805c; --bad:#c0322b;
+  --c0:#2f6fde; --c1:#d9822b; --c2:#12805c; --c3:#a23bb5; --c4:#c0322b; --c5:#56708f;
+  --c6:#8a6d1f }
+@media (prefers-color-scheme: dark) { :root { --ink:#e4e9f0; --dim:#97a5b8; --paper:#12161c; --panel:#1b212a;
+  --line:#2c3642; --good:#3ecf9b; --bad:#ff7a70; --c0:#6aa5ff; --c1:#ffb05c; --c2:#3ecf9b; --c3:#d58aff; --c4:#ff7a70;
+  --c5:#97a5b8; --c6:#d8bf6a } }
+.label { font:11px system-ui, sans-serif; fill:var(--dim) } .grid { stroke:var(--line); stroke-width:1 }
+.line { fill:none; stroke-width:1.8; stroke-linejoin:round }
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,14 @@ def line_chart(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
     parts += _legend([(line.name, colour) for line, colour in coloured])
     parts.append("</svg>")
     return "".join(parts)
+
+
+def standalone(chart: str) -> str:
+    """A line chart as a file of its own, for a page that shows pictures."""
+    size = f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
+    ground = '<rect width="100%" height="100%" fill="var(--panel)"/>'
+    opening, _, rest = chart.replace("<svg ", size, 1).partition(">")
+    return f"{opening}><style>{STYLE}</style>{ground}{rest}\n"
 
 
 def bar_chart(title: str, bars: Sequence[tuple[str, float, str]]) -> str:

@@ -10,7 +10,7 @@ from html import escape
 
 from loadtest.ledger import Answer
 from loadtest.measurements import Kind, latency_of
-from loadtest.plots import Axis, Line, bar_chart, line_chart
+from loadtest.plots import STYLE, Axis, Line, bar_chart, line_chart
 from loadtest.result import PERCENTILES, Result, milliseconds
 from loadtest.verdict import WRITES, Outcome
 from loadtest.workload import Workload
@@ -25,14 +25,9 @@ _HOW_COUNTED = (
 _RED = 4
 _MARKS = {True: '<span class="good">✓</span>', False: '<span class="bad">✗</span>'}
 
-_STYLE = """
-:root { --ink:#1c2430; --dim:#5c6b7f; --paper:#fff; --panel:#f4f6f9; --line:#dde3ea; --good:#12805c; --bad:#c0322b;
-  --c0:#2f6fde; --c1:#d9822b; --c2:#12805c; --c3:#a23bb5; --c4:#c0322b; --c5:#56708f;
-  --c6:#8a6d1f }
-@media (prefers-color-scheme: dark) { :root { --ink:#e4e9f0; --dim:#97a5b8; --paper:#12161c; --panel:#1b212a;
-  --line:#2c3642; --good:#3ecf9b; --bad:#ff7a70; --c0:#6aa5ff; --c1:#ffb05c; --c2:#3ecf9b; --c3:#d58aff; --c4:#ff7a70;
-  --c5:#97a5b8; --c6:#d8bf6a } }
-body { margin:0 auto; padding:24px; max-width:1000px; background:var(--paper); color:var(--ink);
+_STYLE = (
+    STYLE
+    + """body { margin:0 auto; padding:24px; max-width:1000px; background:var(--paper); color:var(--ink);
   font:15px/1.5 system-ui, sans-serif }
 h1 { font-size:24px; margin:0 0 4px } h2 { font-size:17px; margin:28px 0 8px } p { margin:4px 0 }
 .dim { color:var(--dim) } .good { color:var(--good) } .bad { color:var(--bad) }
@@ -47,9 +42,8 @@ table + table { margin-top:16px }
 th { color:var(--dim); font-weight:600 }
 th:first-child, td:first-child, .words th, .words td { text-align:left; vertical-align:top }
 svg { width:100%; height:auto; background:var(--panel); margin:4px 0 }
-.label { font:11px system-ui, sans-serif; fill:var(--dim) } .grid { stroke:var(--line); stroke-width:1 }
-.line { fill:none; stroke-width:1.8; stroke-linejoin:round }
 """
+)
 
 
 def render(result: Result) -> str:

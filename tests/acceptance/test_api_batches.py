@@ -2,16 +2,25 @@
 
 import gzip
 import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from api_calls import BASE, Answer, Api, RunningStack, audited, everything, rows
 from waiting import wait_until
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 pytestmark = pytest.mark.servers
 
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd.compress}
 BATCH = f"{BASE}/scores:batch"
 NDJSON = {"Content-Type": "application/x-ndjson"}
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +83,21 @@ def test_one_bad_item_spoils_no_other(api: Api) -> None:
     assert api.get(f"{BASE}/scores/{ann}").json["score"] == 2
 
 
-def test_lines_and_gzip_mean_the_same(api: Api) -> None:
+@pytest.mark.parametrize("encoding", COMPRESS)
+def test_lines_and_compression_mean_the_same(api: Api, encoding: str) -> None:
     [ann] = api.players()
-    lines = b"\n".join(json.dumps(item(ann, f"line-{number}")).encode() for number in range(50)) + b"\n"
+    items = [item(ann, f"line-{number}") for number in range(50)]
+    lines = b"\n".join(json.dumps(one).encode() for one in items) + b"\n"
+    array = json.dumps(items).encode()
+    compress = COMPRESS[encoding]
     assert send(api, lines, **NDJSON).json["applied"] == 50
-    assert send(api, gzip.compress(lines), Content_Encoding="gzip", **NDJSON).json["duplicates"] == 50
-    array = json.dumps([item(ann, f"line-{number}") for number in range(50)]).encode()
-    assert (
-        send(api, gzip.compress(array), Content_Encoding="gzip", Content_Type="application/json").json["duplicates"]
-        == 50
-    )
-    broken = b'{"user_id": \n' + json.dumps(item(ann, "after")).encode()
+    assert send(api, compress(lines), Content_Encoding=encoding, **NDJSON).json["duplicates"] == 50
+    assert send(api, compress(array), Content_Encoding=encoding, **JSON).json["duplicates"] == 50
+
+
+def test_a_broken_line_spoils_no_other(api: Api) -> None:
+    [ann] = api.players()
+    broken = b'{"user_id": \n\r\n \t' + json.dumps(item(ann, "after")).encode()
     answer = send(api, broken, **NDJSON).json
     assert [result["status"] for result in answer["results"]] == ["refused", "applied"]
 
@@ -103,23 +116,34 @@ def test_what_is_refused_as_a_whole_changes_nothing(api: Api, stack: RunningStac
     plain = json.dumps([one]).encode()
     wait_until(lambda: audited(stack))
     before = everything(stack)
-    bomb = gzip.compress(b" " * 50_000_000)
-    json_type = "application/json"
+    bomb = b" " * 50_000_000
     cases: list[tuple[Answer, int]] = [
         (send(api, []), 400),
         (send(api, one), 400),
-        (send(api, b"[", Content_Type=json_type), 400),
-        (send(api, b"\xff\xfe[]", Content_Type=json_type), 400),
+        (send(api, b"[", **JSON), 400),
+        (send(api, b"[" * 1_000_000, **JSON), 400),
+        (send(api, b"\xff\xfe[]", **JSON), 400),
         (send(api, b"", **NDJSON), 400),
+        (send(api, b" \n\r\n", **NDJSON), 400),
         (send(api, plain, Content_Type="text/csv"), 415),
-        (send(api, plain, Content_Type=json_type, Content_Encoding="br"), 415),
-        (send(api, plain, Content_Type=json_type, Content_Encoding="gzip"), 400),
-        (send(api, gzip.compress(plain)[:-6], Content_Type=json_type, Content_Encoding="gzip"), 400),
-        (send(api, bomb, Content_Type=json_type, Content_Encoding="gzip"), 413),
+        (send(api, plain, Content_Encoding="br", **JSON), 415),
+        (send(api, plain, Content_Encoding="gzip, zstd", **JSON), 415),
         (send(api, [one] * 10_001), 413),
+        (send(api, b"\n".join([b"1"] * 10_001), **NDJSON), 413),
+        (send(api, b"[" + b"1," * 4_000_000 + b"1]", **JSON), 413),
+        (send(api, b"\n" * 8_000_000, **NDJSON), 400),
         (send(api, [one], "?results=all"), 400),
         (send(api, [one], Authorization="Bearer wrong"), 401),
     ]
+    for encoding, compress in COMPRESS.items():
+        cases += [
+            (send(api, plain, Content_Encoding=encoding, **JSON), 400),
+            (send(api, b"", Content_Encoding=encoding, **JSON), 400),
+            (send(api, compress(plain)[:-6], Content_Encoding=encoding, **JSON), 400),
+            (send(api, 2 * compress(plain), Content_Encoding=encoding, **JSON), 400),
+            (send(api, compress(bomb), Content_Encoding=encoding, **JSON), 413),
+            (send(api, compress(bomb), Content_Encoding=encoding, **NDJSON), 413),
+        ]
     for answer, status in cases:
         assert answer.status == status, answer.body
         assert answer.headers["Content-Type"] == "application/problem+json"

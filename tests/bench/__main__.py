@@ -1,29 +1,31 @@
 """`make bench`: a stack of its own, several rounds of every measure beside its floor, medians, a table.
 
     PYTHONPATH=tests python -m bench --players 100000 --seconds 10 --rounds 5 --write
+    PYTHONPATH=tests python -m bench --latency --seconds 6 --write
     PYTHONPATH=tests python -m bench --growth 10000000 --write
+    PYTHONPATH=tests python -m bench --memory 1000000 10000000 --write
 
-`--write` puts the tables into docs/benchmarks.md, between the marks that stand there for each.
+`--write` puts the tables into docs/benchmarks.md, between the marks that stand there for each, and pictures beside it.
+Whatever was submitted is compared with the audit log at the end; a difference is an error.
 On a machine that others use too, only ratios mean something: ours and the floor are measured right after each other.
 """
 
 import argparse
-import os
-import platform
 import random
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench import growth, measures, moves, upkeep
+from bench import growth, latency, measures, memory, moves, upkeep
+from bench.checks import check
+from bench.document import PAGE, machine, write
 from bench.measures import Bench, Pair
 from cli.options import settings_of_command
 from cli.seed import seed
@@ -34,7 +36,6 @@ from sharding.leaderboard import Leaderboard
 
 #: A win of one point takes about one player in forty out of a shard's range then, as in the middle of a month.
 _SCALE = 5
-DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def main() -> None:
     ask.add_argument("--rounds", type=int, default=3)
     ask.add_argument("--workers", type=int, default=1, help="of the API, and of the floor")
     ask.add_argument("--only", default="", help="measure what has this in its name")
+    ask.add_argument("--latency", action="store_true", help="only: latency at shares of capacity")
     ask.add_argument("--growth", type=int, default=0, metavar="PLAYERS", help="only: calls on a board of that size")
+    ask.add_argument("--memory", type=int, nargs="+", default=[], metavar="PLAYERS", help="only: bytes a player")
     ask.add_argument("--calls", type=int, default=1_000, help="of each kind, for --growth")
     ask.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     wanted = ask.parse_args()
@@ -83,15 +86,24 @@ def main() -> None:
     given = settings_of_command("bench")
     if wanted.growth:
         _grow(given, wanted, console)
+    elif wanted.memory:
+        _weigh(given, wanted, console)
+    elif wanted.latency:
+        _time(given, wanted, console)
     else:
         _compare(given, wanted, console)
 
 
-def _compare(given: Settings, wanted: argparse.Namespace, console: Console) -> None:
+@contextmanager
+def seeded(given: Settings, wanted: argparse.Namespace, console: Console) -> Iterator[Bench]:
+    """A stack with players who have played, and the floor beside it. At the end board and audit log must agree."""
     settings = msgspec.structs.replace(given, median_points=_SCALE * given.median_points, api_workers=wanted.workers)
-    with temporary_stack(settings) as stack, measures.floor_server(wanted.workers) as floor_url:
-        engine = connect(stack.settings.postgres_dsn)
-        leaderboard = Leaderboard.connect(stack.settings, known_players=lambda _, players: players)
+    with (
+        temporary_stack(settings) as stack,
+        measures.floor_server(wanted.workers) as floor_url,
+        closing(Leaderboard.connect(stack.settings, known_players=lambda _, players: players)) as leaderboard,
+    ):
+        engine = connect(stack.settings.postgres_dsn, statement_timeout_ms=0)
         console.print(f"Seeding {wanted.players:,} players …")
         seed(
             engine, leaderboard, wanted.players, 2 * wanted.players, lambda *_: None, rng=random.Random(1), scale=_SCALE
@@ -101,20 +113,50 @@ def _compare(given: Settings, wanted: argparse.Namespace, console: Console) -> N
             players = [row[0] for row in names]
         bench = Bench(stack, players, floor_url, wanted.seconds)
         measures.warm_up(bench)
-        lines = [line for line in LINES if wanted.only in line.what]
+        yield bench
+        verdict = check(leaderboard, engine)
+        console.print(f"No difference between board and audit log: {verdict.rows_in_redis:,} players.")
+        engine.dispose()
+
+
+def _compare(given: Settings, wanted: argparse.Namespace, console: Console) -> None:
+    lines = [line for line in LINES if wanted.only in line.what]
+    with seeded(given, wanted, console) as bench:
         rounds = [
             [line.measure(bench) for line in lines] for _ in track(range(wanted.rounds), "Measuring", console=console)
         ]
-        leaderboard.close()
-        engine.dispose()
     results = [list(pairs) for pairs in zip(*rounds, strict=True)]
     console.print(_table(lines, results))
     if wanted.write:
         how = (
             f"Medians of {wanted.rounds} rounds of {wanted.seconds:g} s, {wanted.players:,} players on the board,"
-            f" {wanted.workers} API worker(s) and as many for the bare route. {_machine()}"
+            f" {wanted.workers} API worker(s) and as many for the bare route. {machine()}"
         )
-        _write("figures", how, HEADINGS, _rows(lines, results), console)
+        write("figures", how, HEADINGS, _rows(lines, results))
+
+
+def _time(given: Settings, wanted: argparse.Namespace, console: Console) -> None:
+    kinds = [kind for kind in latency.KINDS if wanted.only in kind.name]
+    with seeded(given, wanted, console) as bench:
+        curves = [latency.measure(bench, kind, console) for kind in kinds]
+    console.print(latency.table(curves))
+    if wanted.write:
+        for curve in curves:
+            picture = PAGE.with_name(f"latency-{curve.kind.file}.svg")
+            picture.write_text(latency.picture(curve))
+            how = (
+                f"![Latency of {curve.kind.name} against load]({picture.name})\n\n{latency.how(curve)}"
+                f" {wanted.players:,} players on the board, {wanted.workers} API worker(s). {machine()}"
+            )
+            write(f"latency of {curve.kind.name}", how, latency.HEADINGS, latency.rows(curve))
+
+
+def _weigh(given: Settings, wanted: argparse.Namespace, console: Console) -> None:
+    boards = [memory.measure(given, players, memory.GAMES, console) for players in wanted.memory]
+    console.print(memory.table(boards))
+    if wanted.write:
+        how = f"Primaries only, after {memory.GAMES:,} games of random players that nothing has drained. {machine()}"
+        write("memory", how, memory.headings(boards), memory.rows(boards))
 
 
 def _grow(given: Settings, wanted: argparse.Namespace, console: Console) -> None:
@@ -125,24 +167,9 @@ def _grow(given: Settings, wanted: argparse.Namespace, console: Console) -> None
         how = (
             f"One call after the other over one connection, {wanted.calls:,} of each kind: {small.players:,} players in"
             f" the first two columns, {large.players:,} in the next two, which took {large.bytes_a_player:.0f} bytes"
-            f" each of the primaries' memory. {_machine()}"
+            f" each of the primaries' memory. {machine()}"
         )
-        _write("growth", how, growth.HEADINGS, growth.rows(small, large), console)
-
-
-def _machine() -> str:
-    today, python = datetime.now(UTC).date(), platform.python_version()
-    return f"{today}, {os.cpu_count()} cores ({platform.machine()}), Python {python}."
-
-
-def _write(part: str, how: str, headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
-    """Put a table between its marks in the document."""
-    lines = [how, "", *("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])]
-    begin, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->"
-    before, _, rest = DOCUMENT.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    DOCUMENT.write_text("\n".join([before + begin, *lines, "", end]) + after)
-    console.print(f"Written to {DOCUMENT.name}")
+        write("growth", how, growth.HEADINGS, growth.rows(small, large))
 
 
 def _rows(lines: list[Line], results: list[list[Pair]]) -> list[tuple[str, ...]]:

@@ -16,7 +16,6 @@ import os
 import platform
 import random
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +24,11 @@ from pathlib import Path
 
 import msgspec
 import psutil
-import redis
 from rich.console import Console
 from sqlalchemy import Engine
 
 from bench import load
+from bench.sizes import Sizes
 from cli.options import settings_of_command
 from cli.seed import seed
 from cli.stack import Stack
@@ -78,7 +77,7 @@ class Measuring:
         self._leaderboard = leaderboard
         self._map = shard_map
         self._parts = parts_of(stack.status())
-        self._primaries = [node["port"] for node in stack.status()["redis"] if node["role"] == "primary"]
+        self.sizes = Sizes([node["port"] for node in stack.status()["redis"] if node["role"] == "primary"])
         with engine.connect() as connection:
             sample = f"SELECT user_id FROM games GROUP BY user_id LIMIT {_ENOUGH_PLAYERS}"
             self.players = [row[0] for row in connection.exec_driver_sql(sample)]
@@ -143,7 +142,7 @@ class Measuring:
         done = load.run(self._stack.state.api_url, requests, connections=connections, seconds=seconds)
         assert not done.failed, f"{done.failed} requests failed"
         units = size * len(done.latencies)
-        outbox = self._memory()["outbox"] if drains else 0.0
+        outbox = self.sizes.by_kind()["outbox"] if drains else 0.0
         cpu = spent(before, cpu_seconds(self._parts))
         if drains:
             cpu = self._drained(cpu)
@@ -163,7 +162,7 @@ class Measuring:
 
     def memory(self, seeded: int, told: float) -> MemoryOfBoard:
         """Bytes per player of the board, and of one entry of each kind of key."""
-        sizes, counts, bare = self._memory(), self._counts(), self._bare()
+        sizes, counts, bare = self.sizes.by_kind(), self.sizes.counts(), self.sizes.bare()
         players = int(counts["rows"])
         events = counts["events"] * EVENT_BYTES
         each = {kind: sizes[kind] / counts[kind] for kind in ("rows", "directory", "epochs", "gone")}
@@ -178,55 +177,8 @@ class Measuring:
             told=round(told / players, 2),
         )
 
-    def _memory(self) -> dict[str, float]:
-        sizes: dict[str, float] = defaultdict(float)
-        for client, key in self._keys():
-            sizes[_kind(key)] += client.execute_command("MEMORY USAGE", key, "SAMPLES", 0) or 0  # it may be gone
-        return sizes
-
-    def _counts(self) -> dict[str, float]:
-        """Entries of each kind of key; `events`: those in all recent windows."""
-        counts: dict[str, float] = defaultdict(float)
-        for client, key in self._keys():
-            match kind := _kind(key):
-                case "rows":
-                    counts[kind] += client.zcard(key)
-                case "directory" | "epochs" | "gone" | "recent":
-                    counts[kind] += client.hlen(key)
-                case "head":
-                    counts["events"] += int(client.hget(key, "submissions") or 0)
-        return counts
-
-    def _bare(self) -> float:
-        """Bytes of bare sorted sets with the members of all rows."""
-        size = 0
-        for client, key in self._keys():
-            if _kind(key) == "rows":
-                copy = key + b":bare"
-                client.execute_command("ZUNIONSTORE", copy, 1, key)
-                size += client.execute_command("MEMORY USAGE", copy, "SAMPLES", 0)
-                client.delete(copy)
-        return size
-
     def _moves(self) -> float:
-        return (
-            sum(int(client.hget(key, "moves") or 0) for client, key in self._keys() if _kind(key) == "head")
-            / STEPS_OF_A_MOVE
-        )
-
-    def _keys(self) -> Iterator[tuple["redis.Redis", bytes]]:
-        for port in self._primaries:
-            with redis.Redis(port=port, socket_timeout=60) as client:
-                for key in list(client.scan_iter(match="*global:*", count=1000)):
-                    yield client, key
-
-    def used_memory(self) -> float:
-        """What all primaries say they use."""
-        used = 0
-        for port in self._primaries:
-            with redis.Redis(port=port) as client:
-                used += client.info("memory")["used_memory"]
-        return used
+        return self.sizes.moves() / STEPS_OF_A_MOVE
 
     def disk(self) -> dict[str, float]:
         """Bytes of a row of each table, with its indexes."""
@@ -245,14 +197,6 @@ class Measuring:
         return float(total / rows)
 
 
-def _kind(key: bytes) -> str:
-    """The kind of a key, as docs/keyspace.md has it."""
-    words = key.decode().split(":")
-    if "dir" in words:
-        return "directory"
-    return next((kind for kind in ("recent", "gone") if kind in words), words[-1])
-
-
 @contextmanager
 def seeded(settings: Settings, players: int) -> Iterator[tuple[Measuring, float]]:
     """A stack with so many players, and how much the memory of its primaries grew by them."""
@@ -262,12 +206,12 @@ def seeded(settings: Settings, players: int) -> Iterator[tuple[Measuring, float]
         name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
         shard_map = leaderboard.maps.current(name, Deadline.after(5))
         try:
-            empty = Measuring(stack, engine, leaderboard, shard_map).used_memory()
+            empty = Measuring(stack, engine, leaderboard, shard_map).sizes.used()
             console.print(f"Seeding {players:,} players …")
             seed(engine, leaderboard, players, 2 * players, lambda *_: None, rng=random.Random(1))
             measuring = Measuring(stack, engine, leaderboard, shard_map)
             with beat_asleep(stack):
-                yield measuring, measuring.used_memory() - empty
+                yield measuring, measuring.sizes.used() - empty
         finally:
             leaderboard.close()
             engine.dispose()

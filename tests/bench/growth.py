@@ -10,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -59,7 +60,7 @@ class Took:
 
 @dataclass(frozen=True)
 class Grown:
-    """What was seen at one size. `bytes_a_player`: of the primaries' memory, everything included."""
+    """What was seen at one size. `bytes_a_player`: of the data in the primaries' memory, the empty stack's included."""
 
     players: int
     bytes_a_player: float
@@ -68,22 +69,29 @@ class Grown:
 
 def measure(given: Settings, players: int, calls: int, console: Console) -> Grown:
     """A board of so many players, and what each kind of call takes on it."""
-    buckets = max(given.directory_buckets, 2 ** math.ceil(math.log2(players / _PLAYERS_A_BUCKET)))
-    settings = msgspec.structs.replace(given, directory_buckets=buckets, api_workers=1)
-    with temporary_stack(settings) as stack:
-        empty = _memory(stack)
-        leaderboard = Leaderboard.connect(stack.settings, known_players=lambda _, players: players)
-        _fill(leaderboard, stack.settings, players, console)
-        leaderboard.close()
-        grown = _memory(stack) - empty
+    with filled(given, players, console) as (stack, _, _):
+        loaded = _memory(stack)
         first = _took(stack, _first_lookups(stack), _FIRST_LOOKUPS, warm=0)
         took = {name: _took(stack, requests(), calls) for name, requests in _calls(stack, players).items()}
-        took["lookup of 500, never seen before"] = first
-    return Grown(players, grown / players, took)
+    took["lookup of 500, never seen before"] = first
+    return Grown(players, loaded / players, took)
 
 
-def _fill(leaderboard: Leaderboard, settings: Settings, players: int, console: Console) -> None:
-    name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
+@contextmanager
+def filled(given: Settings, players: int, console: Console) -> Iterator[tuple[Stack, Leaderboard, BoardPeriod]]:
+    """A stack with so many players on its global board, and directory buckets enough for them."""
+    buckets = max(given.directory_buckets, 2 ** math.ceil(math.log2(players / _PLAYERS_A_BUCKET)))
+    settings = msgspec.structs.replace(given, directory_buckets=buckets, api_workers=1)
+    with (
+        temporary_stack(settings) as stack,
+        closing(Leaderboard.connect(stack.settings, known_players=lambda _, players: players)) as leaderboard,
+    ):
+        name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
+        _fill(leaderboard, name, stack.settings, players, console)
+        yield stack, leaderboard, name
+
+
+def _fill(leaderboard: Leaderboard, name: BoardPeriod, settings: Settings, players: int, console: Console) -> None:
     shard_map = leaderboard.maps.current(name, _soon())
     leaderboard.lifecycle.prepare(shard_map, _soon())
     window = int(datetime.now(UTC).timestamp() * 1000) // shard_map.retry_window_ms
@@ -121,7 +129,8 @@ def player(number: int) -> PlayerId:
 
 
 def _load(leaderboard: Leaderboard, shard_map: ShardMap, rows: dict[int, list[LoadedRow]], window: int) -> int:
-    patiently(lambda: leaderboard.lifecycle.load(shard_map, rows, window, _soon()))
+    # replicas that share these cores fall behind now and then, and catch up
+    patiently(lambda: leaderboard.lifecycle.load(shard_map, rows, window, _soon()), for_s=_STEP_S)
     return sum(map(len, rows.values()))
 
 

@@ -1,13 +1,15 @@
 """A load generator that is not the bottleneck: raw requests over many kept-alive connections, in one thread.
 
 Closed loop: each connection sends its next request when the last one is answered, so it finds the most that a server
-does, not what a crowd would feel. A request here costs a tenth of what the servers under test need for theirs.
+does, not what a crowd would feel (that is open_load.py's). A request here costs a tenth of what the servers under test
+need for theirs.
 """
 
 import selectors
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -28,15 +30,50 @@ class Measured:
 
     def quantile(self, share: float) -> float:
         """The latency that this share of requests did not exceed."""
-        ordered = sorted(self.latencies)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        return quantile(self.latencies, share)
 
 
-@dataclass
-class _Connection:
+def quantile(values: list[float], share: float) -> float:
+    """What this share of the values did not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@dataclass(eq=False)
+class Connection:
+    """A connection with at most one request under way. `since`: when that began to count, on the run's clock."""
+
     socket: socket.socket
-    sent_at: float = 0.0
+    since: float = 0.0
     answer: bytes = b""
+
+    def send(self, request: bytes, since: float) -> None:
+        self.answer = b""
+        self.since = since
+        self.socket.sendall(request)
+
+    def receive(self) -> int | None:
+        """Read what has come; the status once the answer is there whole."""
+        part = self.socket.recv(_READ)
+        if not part:
+            raise ConnectionError("the server closed a connection")
+        self.answer += part
+        return _status_if_whole(self.answer)
+
+
+@contextmanager
+def connected(url: str, connections: int, poll: selectors.BaseSelector) -> Iterator[list[Connection]]:
+    """So many connections, each known to `poll` with itself as data."""
+    address = urlsplit(url)
+    with ExitStack() as stack:
+        made = []
+        for _ in range(connections):
+            link = socket.create_connection((address.hostname or "", address.port or 80), timeout=10)
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            one = Connection(stack.enter_context(link))
+            poll.register(link, selectors.EVENT_READ, one)
+            made.append(one)
+        yield made
 
 
 def get(path: str) -> bytes:
@@ -50,39 +87,22 @@ def post(path: str, key: str, body: bytes) -> bytes:
 
 def run(url: str, requests: Iterator[bytes], *, connections: int, seconds: float, most: int | None = None) -> Measured:
     """Send requests for so long, or until so many are answered, over so many connections."""
-    address = urlsplit(url)
     measured = Measured()
-    poll = selectors.DefaultSelector()
-    open_connections = []
-    for _ in range(connections):
-        one = _Connection(socket.create_connection((address.hostname or "", address.port or 80), timeout=10))
-        one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        poll.register(one.socket, selectors.EVENT_READ, one)
-        open_connections.append(one)
-    start = time.perf_counter()
-    for one in open_connections:
-        _send(one, requests)
-    while (now := time.perf_counter()) - start < seconds and (most is None or len(measured.latencies) < most):
-        for key, _ in poll.select(0.1):
-            one = key.data
-            one.answer += one.socket.recv(_READ)
-            status = _status_if_whole(one.answer)
-            if status is None:
-                continue
-            measured.latencies.append(time.perf_counter() - one.sent_at)
-            measured.failed += not 200 <= status < 300
-            _send(one, requests)
-    measured.seconds = now - start
-    for one in open_connections:
-        one.socket.close()
-    poll.close()
+    with selectors.DefaultSelector() as poll, connected(url, connections, poll) as links:
+        start = time.perf_counter()
+        for one in links:
+            one.send(next(requests), time.perf_counter())
+        while (now := time.perf_counter()) - start < seconds and (most is None or len(measured.latencies) < most):
+            for key, _ in poll.select(0.1):
+                one = key.data
+                status = one.receive()
+                if status is None:
+                    continue
+                measured.latencies.append(time.perf_counter() - one.since)
+                measured.failed += not 200 <= status < 300
+                one.send(next(requests), time.perf_counter())
+        measured.seconds = now - start
     return measured
-
-
-def _send(one: _Connection, requests: Iterator[bytes]) -> None:
-    one.answer = b""
-    one.sent_at = time.perf_counter()
-    one.socket.sendall(next(requests))
 
 
 def _status_if_whole(answer: bytes) -> int | None:

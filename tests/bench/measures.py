@@ -27,6 +27,8 @@ from sharding.slots import key_slot
 from sharding.submissions import Submission
 
 CONNECTIONS = 64
+#: Submissions in a batch, and connections that send batches.
+BATCH, BATCH_CONNECTIONS = 500, 4
 #: Submissions in a call, and commands in a pipeline.
 _TOGETHER = 100
 _CALLS, _TURNS = 200, 5
@@ -105,17 +107,28 @@ def warm_up(bench: Bench) -> None:
     load.run(bench.url, itertools.cycle(requests), connections=4, seconds=bench.seconds)
 
 
+def single_requests(bench: Bench) -> Iterator[bytes]:
+    """`POST /scores`, one point for anybody, without end."""
+    key, run = bench.stack.state.api_key, random.getrandbits(40)
+    for number in itertools.count():
+        body = {"user_id": random.choice(bench.players), "score": 1, "match_id": f"bench-{run}-{number}"}
+        yield load.post("/api/v1/scores", key, msgspec.json.encode(body))
+
+
+def batch_requests(bench: Bench) -> Iterator[bytes]:
+    """`POST /scores:batch`, likewise."""
+    key, run = bench.stack.state.api_key, random.getrandbits(40)
+    for number in itertools.count():
+        body = [
+            {"user_id": player, "score": 1, "match_id": f"batch-{run}-{number}-{index}"}
+            for index, player in enumerate(random.choices(bench.players, k=BATCH))
+        ]
+        yield load.post("/api/v1/scores:batch?results=summary", key, msgspec.json.encode(body))
+
+
 def submissions(bench: Bench) -> Pair:
     """`POST /scores`, one at a time."""
-    key = bench.stack.state.api_key
-    run = random.getrandbits(40)
-
-    def requests() -> Iterator[bytes]:
-        for number in itertools.count():
-            body = {"user_id": random.choice(bench.players), "score": 1, "match_id": f"bench-{run}-{number}"}
-            yield load.post("/api/v1/scores", key, msgspec.json.encode(body))
-
-    return _beside_floor(bench, requests)
+    return _beside_floor(bench, lambda: single_requests(bench))
 
 
 def standings(bench: Bench) -> Pair:
@@ -146,24 +159,13 @@ def _beside_floor(bench: Bench, requests: Callable[[], Iterator[bytes]]) -> Pair
 
 
 def batches(bench: Bench) -> Pair:
-    """`POST /scores:batch` of 500, in submissions a second, beside one node's pipelined ZINCRBY."""
-    key, size = bench.stack.state.api_key, 500
-    run = random.getrandbits(40)
-
-    def requests() -> Iterator[bytes]:
-        for number in itertools.count():
-            body = [
-                {"user_id": player, "score": 1, "match_id": f"batch-{run}-{number}-{index}"}
-                for index, player in enumerate(random.choices(bench.players, k=size))
-            ]
-            yield load.post("/api/v1/scores:batch?results=summary", key, msgspec.json.encode(body))
-
-    prepared = list(itertools.islice(requests(), 400))
+    """`POST /scores:batch`, in submissions a second, beside one node's pipelined ZINCRBY."""
+    prepared = list(itertools.islice(batch_requests(bench), 400))
     floor = pipelined_zincrby(bench)
     with cpu_spent(bench.stack) as spent:
-        ours = load.run(bench.url, itertools.cycle(prepared), connections=4, seconds=bench.seconds)
+        ours = load.run(bench.url, itertools.cycle(prepared), connections=BATCH_CONNECTIONS, seconds=bench.seconds)
     assert ours.failed == 0
-    done = len(ours.latencies) * size
+    done = len(ours.latencies) * BATCH
     cpu_us = {name: seconds / done * 1e6 for name, seconds in spent.items()}
     return Pair(done / ours.seconds, floor, cpu_us, ours.quantile(0.5) * 1000, ours.quantile(0.99) * 1000)
 
@@ -188,6 +190,7 @@ def write_function(bench: Bench) -> Pair:
     """`rb1_apply` in batches of 100, in submissions a second of the node's CPU, beside pipelined ZINCRBY's."""
     node = _Node(bench)
     members = _members(bench)
+    members = members[: len(members) // _TOGETHER * _TOGETHER]
     now_ms = int(time.time() * 1000)
     keys = next(
         keys for shard in range(1000) if node.owns((keys := shard_keys(BoardPeriod("bench", "2026-11"), 1, shard)).slot)

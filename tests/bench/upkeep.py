@@ -17,6 +17,7 @@ import psutil
 import psycopg2
 from sqlalchemy import Engine
 
+from bench.checks import check
 from bench.costs import beat_asleep
 from bench.measures import Bench, Pair
 from records import boards
@@ -41,6 +42,7 @@ def drain(bench: Bench) -> Pair:
     """Rows a second from the outboxes into the audit log."""
     with _filled(bench) as (engine, leaderboard, name):
         took, cpu = _timed(lambda: _drain(engine, leaderboard, name))
+        check(leaderboard, engine, name)
         return Pair(_GAMES / took, _floor(bench, "games", name), {"worker": cpu / _GAMES * 1e6})
 
 
@@ -49,6 +51,7 @@ def rebuild(bench: Bench) -> Pair:
     with _filled(bench) as (engine, leaderboard, name):
         _drain(engine, leaderboard, name)
         took, cpu = _timed(lambda: Rebuild(leaderboard, engine, name).whole(lambda *_: None, force=True))
+        check(leaderboard, engine, name)
         return Pair(_GAMES / took, _floor(bench, "games", name), {"worker": cpu / _GAMES * 1e6})
 
 

@@ -97,6 +97,17 @@ def test_a_write_needs_a_key_and_may_be_refused(document: dict[str, Any]) -> Non
     assert refusal == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
+def test_the_forms_of_a_batch_are_told(document: dict[str, Any]) -> None:
+    batch = document["paths"]["/api/v1/scores:batch"]["post"]
+    line = {"$ref": "#/components/schemas/NewScore"}
+    assert batch["requestBody"]["content"] == {
+        "application/json": {"schema": {"type": "array", "items": line}},
+        "application/x-ndjson": {"schema": line},
+    }
+    (encoding,) = (one for one in batch["parameters"] if one["in"] == "header")
+    assert (encoding["name"], encoding["schema"]["enum"]) == ("Content-Encoding", ["gzip", "zstd"])
+
+
 def test_reads_need_a_key_where_the_settings_say_so(document: dict[str, Any]) -> None:
     top = document["paths"]["/api/v1/scores"]["get"]
     assert "security" not in top

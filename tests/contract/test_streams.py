@@ -2,14 +2,11 @@
 
 import itertools
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -20,13 +17,13 @@ import pytest
 from flask.testing import FlaskClient
 from played_boards import Played, open_played, rows_of
 from records_databases import migrated_database
+from served_api import served
 from sqlalchemy import Engine
 from waiting import wait_until
 from werkzeug.test import TestResponse
 
 from api import ending, streams
 from api.app import create_app
-from cli.ports import free_ports
 from cli.servers import ServerSet
 from runtime.settings import Settings
 from sharding.leaderboard import Leaderboard, Submission
@@ -37,7 +34,6 @@ pytestmark = pytest.mark.servers
 STREAM = "/api/v1/stream"
 #: little patience, and a kernel that takes little, so that a test of both is short
 CONFIGURATION = """
-from api.gunicorn_conf import *
 import api.server, socket
 
 api.server.SOCKET_TIMEOUT_S = 0.5
@@ -185,28 +181,9 @@ def test_streams_end_when_the_process_is_told_to(
         assert client.get(STREAM, query_string={"board": board.name.board}).status_code == 503
 
 
-@contextmanager
-def served(settings: Settings, home: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int, int]]:
-    """A server of its own, with its ports; it gives a client that takes nothing up after half a second."""
-    port, metrics_port = free_ports(2)
-    own = msgspec.structs.replace(settings, api_port=port, metrics_port=metrics_port, api_workers=1)
-    configuration = home / "configuration.py"
-    configuration.write_text(CONFIGURATION)
-    line = [sys.executable, "-m", "gunicorn", "-c", str(configuration), "api.app:create_app()"]
-    with (home / "server.log").open("wb") as log:
-        server = subprocess.Popen(line, env={**os.environ, **own.environment()}, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: _answers(port), 30)
-        yield server, port, metrics_port
-    finally:
-        server.terminate()
-        server.wait(20)
-    assert b'"level":"error"' not in (home / "server.log").read_bytes()
-
-
 def test_a_server_that_is_told_to_end_ends_its_streams_well(settings: Settings, board: Played, tmp_path: Path) -> None:
     """To the last byte of their form, at once, and then itself; nobody is cut off."""
-    with served(settings, tmp_path) as (server, port, _):
+    with served(settings, tmp_path, CONFIGURATION) as (server, port, _):
         with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
             connection.request("GET", f"{STREAM}?board={board.name.board}")
             answer = connection.getresponse()
@@ -223,7 +200,7 @@ def test_a_server_that_is_told_to_end_ends_its_streams_well(settings: Settings, 
 def test_who_takes_nothing_is_dropped(settings: Settings, board: Played, tmp_path: Path) -> None:
     """And nothing is kept for them: what the server's kernel does not take is never made."""
     players = [f"player-with-a-long-name-so-that-the-events-are-large-{number}" for number in range(100)]
-    with served(settings, tmp_path) as (_, port, metrics_port), socket.socket() as client:
+    with served(settings, tmp_path, CONFIGURATION) as (_, port, metrics_port), socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", port))
         client.sendall(f"GET {STREAM}?board={board.name.board}&limit=100 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -242,15 +219,6 @@ def _listeners(metrics_port: int) -> float:
     with urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("rangeboard_stream_listeners"))
-
-
-def _answers(port: int) -> bool:
-    try:
-        with closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
-            connection.request("GET", "/livez")
-            return connection.getresponse().status == 200
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -43,6 +44,18 @@ def _environ(body: bytes = b"", **given: Any) -> dict[str, Any]:
         "CONTENT_TYPE": "application/json",
         "wsgi.input": io.BytesIO(body),
     } | given
+
+
+def test_the_time_that_a_client_takes_to_send_is_its_own() -> None:
+    def slowly(_: object, most_bytes: int) -> None:
+        time.sleep(0.06)
+
+    def hello(call: Call[Asking, None]) -> Greeting:
+        assert not call.deadline.passed
+        return Greeting("hello")
+
+    hasty = Settings(request_deadline_ms=50)
+    assert _serve(hello, settings=hasty, reads=slowly)(_environ()).status == 200
 
 
 def test_values_go_in_and_a_value_comes_out() -> None:

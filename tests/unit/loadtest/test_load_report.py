@@ -13,7 +13,7 @@ from rich.console import Console
 from loadtest.checker import Anomaly, Finding, Verdict
 from loadtest.ledger import Answer
 from loadtest.measurements import Measurements
-from loadtest.plots import COLOURS, Axis, Line, bar_chart, line_chart
+from loadtest.plots import COLOURS, Axis, Line, bar_chart, line_chart, standalone
 from loadtest.report import render
 from loadtest.result import Result
 from loadtest.scenario import Scenario
@@ -158,6 +158,16 @@ def test_on_a_logarithmic_axis_factors_are_distances() -> None:
 def test_odd_data_still_make_a_picture(values: list[float], log: bool) -> None:
     line = Line("<&>", [(float(number), value) for number, value in enumerate(values)])
     ET.fromstring(line_chart("<&>", [line], Axis("x"), Axis("y", log=log)))
+
+
+def test_a_chart_can_be_a_file_of_its_own() -> None:
+    """It brings its colours along, for light and dark, and has the size of the chart."""
+    svg = standalone(line_chart("t", [Line("a", [(0, 1), (1, 2)])], Axis("x"), Axis("y")))
+    tree = ET.fromstring(svg)
+    assert tree.tag == "{http://www.w3.org/2000/svg}svg"
+    assert tree.attrib["viewBox"] == f"0 0 {tree.attrib['width']} {tree.attrib['height']}"
+    assert all(f"--c{number}:" in svg for number in range(COLOURS))
+    assert "prefers-color-scheme: dark" in svg
 
 
 def test_no_data_is_said() -> None:
