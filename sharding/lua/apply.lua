@@ -18,7 +18,7 @@
   To settle is to take back what was applied twice, which has to go on while the shard is frozen. Where the player was
   removed there is nothing left to take back (`duplicate`).
   Cost  O(n log N) for n submissions. The outbox entry is written in the same call; submissions and notes go into it as
-  they came. Lists travel packed because an argument of its own costs the server more than all that is done with it here. ]]
+  they came. ]]
 
 local APPLIED, DUPLICATE, IS_LEAVING, IS_GONE, UNKNOWN, REFUSED, IS_HIDDEN, IS_REMOVED = 1, 2, 3, 4, 5, 6, 7, 8
 local MAY_CREATE, MAY_BEGIN_ANEW = { ['1'] = true, ['3'] = true }, { ['2'] = true, ['4'] = true }
@@ -28,11 +28,8 @@ local MOST_TOGETHER = 2000 -- submissions in one call; unpack() takes less than 
 
 --[[ How many submissions there are, and they as columns; nil if they are not of the form. ]]
 local function unpack_submissions(packed)
-  local fine, items = pcall(cmsgpack.unpack, packed)
-  if not fine or type(items) ~= 'table' then
-    return nil
-  end
-  local count = #items / ITEM
+  local items = unpack_list(packed)
+  local count = items and #items / ITEM or 0
   if count < 1 or count > MOST_TOGETHER or count ~= math.floor(count) then
     return nil
   end

@@ -13,6 +13,7 @@
 
 local ROWS, EPOCHS, RECENT, RECENT_BEFORE, LEAVING, GONE, GONE_BEFORE, OUTBOX, HEAD, ASIDE = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 local SHARD_KEYS = 10
+local WINDOWS = 2 -- the first arguments of a call on a shard: recent window, gone window
 
 local SPAN = 4194304            -- 2^22 tie-break units, scores.py
 local POINTS_LIMIT = 1073741824 -- 2^30
@@ -42,6 +43,23 @@ local function are_whole(args, first, step, limit)
   for at = first, #args, step do
     local number = tonumber(args[at])
     if not number or number % 1 ~= 0 or number < 0 or number >= limit then
+      return false
+    end
+  end
+  return true
+end
+
+--[[ A list that travels packed, because an argument or a reply of its own for each of its values costs the server more than
+  what is done with it; nil if it is none. ]]
+local function unpack_list(packed)
+  local fine, list = pcall(cmsgpack.unpack, packed)
+  return fine and type(list) == 'table' and list or nil
+end
+
+--[[ Whether every so many-th value of a list, from the first on, is a string. ]]
+local function are_strings(list, step)
+  for at = 1, #list, step do
+    if type(list[at]) ~= 'string' then
       return false
     end
   end

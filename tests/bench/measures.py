@@ -42,13 +42,17 @@ _RECENT_MS = 3_600_000
 
 @dataclass(frozen=True)
 class Pair:
-    """Ours and the floor's, in units a second; CPU in microseconds a unit, by process, of ours."""
+    """Ours and the floor's, in units a second; CPU in microseconds a unit, by process, of ours.
+
+    `floor_p99_ms`: where the latency, too, is to be held against the floor's.
+    """
 
     ours: float
     floor: float
     cpu_us: dict[str, float]
     p50_ms: float = 0.0
     p99_ms: float = 0.0
+    floor_p99_ms: float = 0.0
 
     @property
     def ratio(self) -> float:
