@@ -52,7 +52,7 @@ load: install ## the load test on the running stack; its verdict here, its repor
 	$(BIN)/python -m loadtest.run --stack reports/stack.json --report reports/load.html $(ARGS)
 
 faults: install ## kill, pause and cut off real processes: make faults ARGS="primary_killed --times 20"
-	$(BIN)/python -m tests.faults $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m tests.faults $(ARGS)
 
 faults-records: install ## the audit's and the archive's fault tests, large: kills, servers away, a million players
 	WORKER_KILLS=100 WORKER_SUBMISSIONS=500000 AWAY_S=60 ARCHIVE_PLAYERS=1000000 \

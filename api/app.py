@@ -60,7 +60,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     scores = ScoreAnswers(leaderboard, rules, late=late)
     endpoints = [
         *scores.endpoints(),
-        *BatchAnswers(leaderboard, scores.admit).endpoints(),
+        *BatchAnswers(leaderboard, scores.admission).endpoints(),
         *tops.endpoints(),
         *StreamAnswers(tops, rules, pause_ms=settings.top_cache_ms, most=settings.stream_listeners).endpoints(),
         *HistoryAnswers(engine, rules, names).endpoints(),

@@ -7,7 +7,7 @@ so is the number of items; decoding and answering thousands of them gives way to
 
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from secrets import token_hex
@@ -17,12 +17,13 @@ import msgspec
 
 from api import schemas
 from api.auth import Scope
-from api.boards import Asked
 from api.encodings import ENCODINGS, IDENTITY, decompressed
 from api.endpoints import BASE, Endpoint
 from api.metrics import count_submission
 from api.problems import Malformed, RequestError, TooLarge, UnsupportedMediaType
 from api.requests import JSON, Call, is_json, misfit, read_bytes
+from api.scores import Admission
+from sharding.boards import BoardPeriod
 from sharding.errors import LeaderboardError
 from sharding.leaderboard import Leaderboard
 from sharding.submissions import RankMode, Result, Status, Submission, failure
@@ -35,8 +36,6 @@ _TURN = 500
 #: An array with more commas than so many submissions have is not even taken apart: 8 MB of `[1,1,…` would take 340 MB.
 _MOST_COMMAS = 20 * MOST_ITEMS
 
-Admit = Callable[[schemas.NewScore, str, str], tuple[Asked, Submission]]
-
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _item = msgspec.json.Decoder(schemas.NewScore)
 _line = re.compile(rb"[^ \t\r\n][^\n]*")
@@ -45,10 +44,10 @@ _line = re.compile(rb"[^ \t\r\n][^\n]*")
 class BatchAnswers:
     """What is answered to batches."""
 
-    def __init__(self, leaderboard: Leaderboard, admit: Admit) -> None:
-        """`admit` makes a submission of a body, or raises why it cannot count."""
+    def __init__(self, leaderboard: Leaderboard, admission: Callable[[], Admission]) -> None:
+        """`admission` says what counts at the moment, and where."""
         self._leaderboard = leaderboard
-        self._admit = admit
+        self._admission = admission
 
     def endpoints(self) -> list[Endpoint]:
         """The address of batches."""
@@ -71,25 +70,26 @@ class BatchAnswers:
     def submit(self, call: Call[schemas.BatchQuery, Sequence[bytes | msgspec.Raw]]) -> schemas.BatchSubmitted:
         """Apply each submission, once."""
         results: list[Result | None] = [None] * len(call.body)
-        by_board: dict[Asked, tuple[list[int], list[Submission]]] = {}
+        admission, request_id = self._admission(), call.request_id
+        by_board: defaultdict[BoardPeriod, tuple[list[int], list[Submission]]] = defaultdict(lambda: ([], []))
         for index, raw in _giving_way(call.body):
             try:
                 body = _item.decode(raw)
-                asked, submission = self._admit(body, body.match_id or token_hex(16), call.request_id)
+                asked, submission = admission.admit(body, body.match_id or token_hex(16), request_id)
             except (msgspec.DecodeError, UnicodeDecodeError, LeaderboardError) as error:
                 results[index] = _refused(error)
             else:
-                indexes, submissions = by_board.setdefault(asked, ([], []))
+                indexes, submissions = by_board[asked.name]
                 indexes.append(index)
                 submissions.append(submission)
-        for asked, (indexes, submissions) in by_board.items():
-            for index, result in zip(indexes, self._apply(asked, submissions, call), strict=True):
+        for name, (indexes, submissions) in by_board.items():
+            for index, result in zip(indexes, self._apply(name, submissions, call), strict=True):
                 results[index] = result
         return _answer([result for result in results if result is not None], listed=call.query.results == "list")
 
-    def _apply(self, asked: Asked, submissions: list[Submission], call: Call[Any, Any]) -> list[Result]:
+    def _apply(self, name: BoardPeriod, submissions: list[Submission], call: Call[Any, Any]) -> list[Result]:
         try:
-            return self._leaderboard.submit(asked.name, submissions, call.deadline, rank=RankMode.NONE)
+            return self._leaderboard.submit(name, submissions, call.deadline, rank=RankMode.NONE)
         except LeaderboardError as error:
             return [failure(error) for _ in submissions]
 

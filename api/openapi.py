@@ -86,7 +86,7 @@ def _operation(
 
 def _path_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": msgspec.json.schema(_WORDS[name])}
+        {"name": name, "in": "path", "required": True, "schema": msgspec.json.schema(_WORDS.get(name, str))}
         for name in _PLACEHOLDER.findall(endpoint.path)
     ]
 

@@ -21,6 +21,38 @@ PATH = f"{BASE}/scores"
 _MATCH_ID = re.compile(schemas.MATCH_ID_PATTERN)
 
 
+class Admission:
+    """Which submissions count, and where, at the moment it was made; what those of one request share it finds once."""
+
+    def __init__(self, rules: BoardRules, late: timedelta) -> None:
+        """`late`: how long a period takes submissions after its end."""
+        self._rules = rules
+        self._late = late
+        self._now = datetime.now(UTC)
+        self._current: dict[str, Asked] = {}
+
+    def admit(self, body: schemas.NewScore, match_id: str, request_id: str) -> tuple[Asked, Submission]:
+        """The board and period that a submission is for, and the submission; an error if it cannot count there."""
+        player = parse_player_id(body.user_id)
+        if body.played_at is None:
+            asked = self._current.get(body.board) or self._now_on(body.board)
+            played_at_ms = None
+        else:
+            asked = self._find(body.board, body.played_at)
+            played_at_ms = round(body.played_at.timestamp() * 1000)
+        _check_bounds(asked.board, body.score)
+        return asked, Submission(player, body.score, match_id, played_at_ms, request_id)
+
+    def _now_on(self, board: str) -> Asked:
+        asked = self._current[board] = self._find(board, None)
+        return asked
+
+    def _find(self, name: str, played_at: datetime | None) -> Asked:
+        board = self._rules.get(name)
+        period = period_to_write(board, played_at, self._now, self._late)
+        return Asked(board, period, BoardPeriod(board.name, period.name))
+
+
 class ScoreAnswers:
     """What is answered to submissions."""
 
@@ -96,22 +128,16 @@ class ScoreAnswers:
         )
 
     def _apply(self, call: Call[schemas.ScoreQuery, schemas.NewScore], match_id: str) -> tuple[Asked, Result]:
-        asked, submission = self.admit(call.body, match_id, call.request_id)
+        asked, submission = self.admission().admit(call.body, match_id, call.request_id)
         try:
             (result,) = self._leaderboard.submit(asked.name, [submission], call.deadline, rank=call.query.rank)
         except UnknownBoard as error:
             raise not_open(asked.board, asked.period) from error
         return asked, result
 
-    def admit(self, body: schemas.NewScore, match_id: str, request_id: str) -> tuple[Asked, Submission]:
-        """The board and period that a submission is for, and the submission; an error if it cannot count there."""
-        player = parse_player_id(body.user_id)
-        board = self._rules.get(body.board)
-        period = period_to_write(board, body.played_at, datetime.now(UTC), self._late)
-        _check_bounds(board, body.score)
-        played_at_ms = None if body.played_at is None else round(body.played_at.timestamp() * 1000)
-        submission = Submission(player, body.score, match_id, played_at_ms, request_id)
-        return Asked(board, period, BoardPeriod(board.name, period.name)), submission
+    def admission(self) -> Admission:
+        """What counts now, and where."""
+        return Admission(self._rules, self._late)
 
 
 def _match_id(idempotency_key: str | None) -> str:

@@ -17,7 +17,7 @@ from cli.errors import StackError
 from runtime.settings import Settings
 
 HOST = "127.0.0.1"
-NODE_TIMEOUT_S = 2
+NODE_TIMEOUT_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def cluster_node(name: str, binary: str, port: int, directory: Path) -> Program:
         **_common(port, directory),
         "cluster-enabled": "yes",
         "cluster-announce-ip": HOST,  # a node that has met nobody does not know its own address
-        "cluster-node-timeout": str(NODE_TIMEOUT_S * 1000),  # by default writes would stand still for 15 s
+        "cluster-node-timeout": f"{NODE_TIMEOUT_S * 1000:.0f}",  # by default writes would stand still for 15 s
         "cluster-require-full-coverage": "no",  # one lost shard must not close the others
         "appendonly": "yes",
         "appendfsync": "everysec",

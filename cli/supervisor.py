@@ -10,6 +10,7 @@ would make the replica forget them too. So it waits until the cluster has had ti
 replica. Its own `nodes.conf` says whether it was a primary, and has a replica to wait for.
 """
 
+import math
 import os
 import shlex
 import shutil
@@ -36,7 +37,7 @@ MARK = "STACK_DATA_DIR"
 
 # Until a dead primary is noticed and a replica elected: three seconds mostly. On a busy machine the first election may
 # lack votes, and the next is held four node timeouts later.
-FAILOVER_S = 5 * NODE_TIMEOUT_S + 3
+FAILOVER_S = math.ceil(5 * NODE_TIMEOUT_S + 3)
 
 AFTER_A_CRASH = """
 # After a crash: let a replica take over before its primary is back, see cli/supervisor.py

@@ -8,14 +8,14 @@ row rests on, and the next claim could put the player into a second shard.
 """
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
 from sharding.errors import LeaderboardError
-from sharding.functions import Functions, on_bucket
+from sharding.functions import Functions, point_call, pointed
 from sharding.players import Member
 from sharding.shard_map import ShardMap
 
@@ -71,14 +71,14 @@ class Directory:
 
         With FIRST_EPOCH this claims players that have no entry. Fenced: what is returned is on a replica.
         """
-        slots: dict[int, tuple[list[Member], list[str], list[bytes | int]]] = {}
+        slots: dict[int, tuple[list[Member], list[str], list[bytes | int]]] = defaultdict(lambda: ([], [], []))
         for member, entry in entries.items():
             slot, key = shard_map.directory.bucket(member)
-            members, keys, flat = slots.setdefault(slot, ([], [], []))
+            members, keys, flat = slots[slot]
             members.append(member)
             keys.append(key)
             flat += (member, entry.shard, entry.epoch)
-        calls = [on_bucket("rb1_point", slot, keys, flat) for slot, (_, keys, flat) in slots.items()]
+        calls = [point_call(slot, keys, flat) for slot, (_, keys, flat) in slots.items()]
         answers = self._functions.on_keys(calls, deadline, fence=True)
         self._functions.hold([call.slot for call in calls], answers)
         located = Located({}, {})
@@ -86,9 +86,7 @@ class Directory:
             if answer.error is not None:
                 located.failed.update(dict.fromkeys(members, answer.error))
                 continue
-            for member, stored in zip(members, answer.reply, strict=True):
-                if stored is not None:
-                    located.entries[member] = _entry(stored)
+            located.entries.update(zip(members, map(Entry._make, pointed(answer.reply)), strict=True))
         self._memory.put(shard_map, located.entries)
         return located
 

@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cache
 from importlib.resources import files
+from itertools import starmap
 from typing import Any, Final, NamedTuple
 
 import msgpack
+import msgspec
 
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer, Call, ClusterClient, Refused
@@ -112,7 +114,7 @@ class Arrive(IntEnum):
     MISDIRECTED = 5
 
 
-class Effect(NamedTuple):
+class Effect(msgspec.Struct, frozen=True):
     """The answer to one submission; `place` is 0-based within the shard, -1 if it was not asked for.
 
     `detail`: the packed score of a row that is here, else bytes.
@@ -189,6 +191,17 @@ def read_tombstone(entry: bytes) -> tuple[int, int]:
     return int(target), int(epoch)
 
 
+def pack_list(flat: Sequence[Any]) -> bytes:
+    """A flat list as the functions take it: their msgpack knows only the older form, where bytes and text are one."""
+    packed: bytes = msgpack.packb(flat, use_bin_type=False)
+    return packed
+
+
+def _in_groups(packed: bytes, size: int) -> Iterator[tuple[Any, ...]]:
+    """The values of a flat list that a function has packed, so many at a time."""
+    return zip(*[iter(msgpack.unpackb(packed, raw=True))] * size, strict=True)
+
+
 class ShardCall(NamedTuple):
     """A function call on one shard; `args` is what follows the two windows."""
 
@@ -218,11 +231,9 @@ class ApplyMode(IntEnum):
 
 def apply_call(keys: ShardKeys, asked: Sequence[Asked], *, outbox_limit: int, mode: ApplyMode) -> ShardCall:
     """The call that applies submissions to a shard."""
-    flat = [part for one in asked for part in one[:3]]
+    flat = pack_list([part for one in asked for part in one[:3]])
     permissions = "".join(str(int(one.may)) for one in asked) if any(one.may for one in asked) else ""
-    # Lua's msgpack knows only the older form, in which bytes and text are one.
-    packed = msgpack.packb(flat, use_bin_type=False)
-    args = (outbox_limit, int(mode), permissions, packed, pack_notes(one.note for one in asked))
+    args = (outbox_limit, int(mode), permissions, flat, pack_notes(one.note for one in asked))
     return ShardCall(keys, "rb1_apply", args)
 
 
@@ -281,9 +292,19 @@ class Functions:
         )
 
 
+def step_call(keys: ShardKeys, function: str, flat: Sequence[Any], *, option: int = 0) -> ShardCall:
+    """A step of the handoff for some players of one shard: `flat` has their values, as lua/handoff.lua says."""
+    return ShardCall(keys, function, (option, pack_list(flat)))
+
+
 def on_bucket(function: str, slot: int, keys: Sequence[str], args: Sequence[Any]) -> Call:
     """A call on directory buckets of one slot."""
     return Call(slot, ("FCALL", function, len(keys), *keys, *args))
+
+
+def point_call(slot: int, keys: Sequence[str], flat: Sequence[Any]) -> Call:
+    """The call that points to players: their buckets, and member, shard, epoch of each in turn."""
+    return on_bucket("rb1_point", slot, keys, (pack_list(flat),))
 
 
 # -- replies
@@ -291,7 +312,7 @@ def on_bucket(function: str, slot: int, keys: Sequence[str], args: Sequence[Any]
 
 def effects(reply: list[Any]) -> Iterator[Effect]:
     """The answers of rb1_apply, one per submission."""
-    return map(Effect._make, zip(*[iter(msgpack.unpackb(reply[2], raw=True))] * 4, strict=True))
+    return starmap(Effect, _in_groups(reply[2], 4))
 
 
 def map_version(reply: list[Any]) -> int:
@@ -300,19 +321,28 @@ def map_version(reply: list[Any]) -> int:
 
 
 def pairs(reply: list[Any]) -> Iterator[tuple[int, bytes]]:
-    """The answers of rb1_depart, rb1_find, rb1_remove and rb1_hide: code and detail per player."""
+    """The answers of rb1_find, rb1_remove and rb1_hide: code and detail per player."""
     return zip(*[iter(reply[1:])] * 2, strict=True)
+
+
+def departures(reply: list[Any]) -> Iterator[tuple[int, bytes]]:
+    """The answers of rb1_depart: code and detail per player."""
+    return _in_groups(reply[1], 2)
 
 
 def arrivals(reply: list[Any]) -> Iterator[Arrival]:
     """The answers of rb1_arrive, one per player."""
-    return map(Arrival._make, zip(*[iter(reply[1:])] * 4, strict=True))
+    return map(Arrival._make, _in_groups(reply[1], 4))
+
+
+def pointed(reply: bytes) -> Iterator[tuple[int, int]]:
+    """The answers of rb1_point: shard and epoch per player."""
+    return _in_groups(reply, 2)
 
 
 def strays(reply: list[Any]) -> Iterator[Stray]:
     """The players listed by rb1_strays and rb1_comb."""
-    for member, epoch, packed, payload in zip(*[iter(reply[2:])] * 4, strict=True):
-        yield Stray(Member(member), epoch, int(packed), payload)
+    return map(Stray._make, _in_groups(reply[2], 4))
 
 
 def is_to_be_combed(reply: list[Any]) -> bool:

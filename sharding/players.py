@@ -27,11 +27,13 @@ RESERVED = frozenset({"around", "lookup"})
 
 def parse_player_id(text: str) -> PlayerId:
     """The player that `text` names; InvalidValue if it is no player id."""
+    if len(text) == 36 and _UUID.fullmatch(text):
+        return PlayerId(text.lower())
     if not _ID.fullmatch(text):
         raise InvalidValue("a player id is 1 to 64 characters of A-Z a-z 0-9 . _ : -", field="user_id")
     if text in RESERVED:
         raise InvalidValue(f"{text!r} is a word of the API and no player id", field="user_id")
-    return PlayerId(text.lower() if len(text) == 36 and _UUID.fullmatch(text) else text)
+    return PlayerId(text)
 
 
 def member_of(player: PlayerId) -> Member:

@@ -11,7 +11,7 @@ heads. So a run that dies is resumed by starting it again.
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import structlog
@@ -35,8 +35,8 @@ BATCH = MOVE_SLICE
 GENTLE_PER_S = 5_000
 #: Of players that may be moved in a second, so many at once: a rate is kept evenly.
 _ROUND_S = 0.2
-#: Rounds at the same time, each of its own shards: the nodes work on one while the other is prepared.
-_LANES = 2
+#: Rounds at the same time, each of its own shards.
+_LANES = 3
 #: Calls that comb a shard in vain before it is the next one's turn.
 _COMBED_AT_ONCE = 20
 _STEP_S = 10.0
@@ -89,29 +89,48 @@ class Rebalancer:
     ) -> Progress:
         """Bring all strays home, at no more than this rate; `report` hears of every round.
 
-        A round takes some strays of every shard, all shards at once. Returns when none is left, when none can be moved,
-        or at the deadline. A shard that cannot be asked is passed over until it can.
+        Returns when none is left, when none can be moved, or at the deadline. A shard that cannot be asked is passed
+        over until it can.
+        """
+        start, moved, left = time.monotonic(), 0, self._left(shard_map)
+
+        def count_round(players: int) -> float:
+            """How long to wait before the next round."""
+            nonlocal moved
+            moved += players
+            report(Progress(moved, max(left - moved, 0)))
+            return moved / players_per_s - (time.monotonic() - start)
+
+        most = max(1, min(BATCH, int(players_per_s * _ROUND_S / len(list(shard_map.shards())))))
+        while True:
+            before = moved
+            self._pass(shard_map, most, deadline, count_round)
+            remaining = self._left(shard_map)
+            if moved == before or remaining == 0 or deadline.passed:
+                return Progress(moved, remaining)
+            left = moved + remaining
+
+    def _pass(self, shard_map: ShardMap, most: int, deadline: Deadline, count_round: Callable[[int], float]) -> None:
+        """Rounds in lanes, each of its own shards, until each lane has found nothing more.
+
+        No lane waits for another, so the nodes work on the steps of one while this process prepares those of the next.
         """
         shards = list(shard_map.shards())
-        most = max(1, min(BATCH, int(players_per_s * _ROUND_S / len(shards))))
-        start, moved = time.monotonic(), 0
-        with ThreadPoolExecutor(_LANES) as pool:
-            while True:
-                lanes = [
-                    pool.submit(self._move_round, shard_map, shards[lane::_LANES], most, deadline)
-                    for lane in range(_LANES)
-                ]
-                rounds = [lane.result() for lane in lanes]
-                moved += sum(done.moved for done in rounds)
-                progress = Progress(moved, self._left(shard_map))
-                report(progress)
-                combing = any(done.combing for done in rounds)
-                is_stuck = not combing and not any(done.moved for done in rounds)
-                if is_stuck or deadline.passed or (progress.left == 0 and not combing):
-                    return progress
-                ahead_s = moved / players_per_s - (time.monotonic() - start)
-                if ahead_s > 0:
-                    time.sleep(min(ahead_s, deadline.remaining()))
+        lanes = [lane for number in range(_LANES) if (lane := shards[number::_LANES])]
+
+        def one_round(lane: Sequence[int], pause_s: float) -> _Round:
+            if pause_s > 0:
+                time.sleep(min(pause_s, deadline.remaining()))
+            return self._move_round(shard_map, lane, most, deadline)
+
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            rounds: dict[Future[_Round], list[int]] = {pool.submit(one_round, lane, 0.0): lane for lane in lanes}
+            while rounds:
+                for ended in wait(rounds, return_when=FIRST_COMPLETED).done:
+                    lane, done = rounds.pop(ended), ended.result()
+                    pause_s = count_round(done.moved)
+                    if (done.moved or done.combing) and not deadline.passed:
+                        rounds[pool.submit(one_round, lane, pause_s)] = lane
 
     def move_some(self, shard_map: ShardMap, shard: int, deadline: Deadline) -> int:
         """Finish moves out of this shard that somebody began, and move some of its strays; how many that were."""

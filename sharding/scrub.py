@@ -32,7 +32,7 @@ from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer, Call
 from sharding.directory import FIRST_EPOCH, Directory, Entry
 from sharding.errors import LeaderboardError
-from sharding.functions import LIVE, PAYLOAD_VERSION, SLICE, Arrive, Code, Functions, ShardCall, arrivals
+from sharding.functions import LIVE, PAYLOAD_VERSION, SLICE, Arrive, Code, Functions, ShardCall, arrivals, pack_list
 from sharding.handoff.states import is_ghost
 from sharding.lifecycle import LoadedRow
 from sharding.players import Member, player_of
@@ -258,8 +258,8 @@ class Scrub:
         places = {member: _place(shard_map, lost[member], row) for member, row in rows.items()}
         for shard, members in _by_shard(places).items():
             payloads = [_payload(rows[member], places[member], window) for member in members]
-            args = [0, *(item for pair in zip(members, payloads, strict=True) for item in pair)]
-            told = arrivals(self._on_shard(shard_map, shard, "rb1_arrive", args, fence=True))
+            flat = [item for pair in zip(members, payloads, strict=True) for item in pair]
+            told = arrivals(self._on_shard(shard_map, shard, "rb1_arrive", [0, pack_list(flat)], fence=True))
             landed = zip(members, told, strict=True)
             back = {member: places[member] for member, arrival in landed if arrival.code == Arrive.ARRIVED}
             self._directory.point(shard_map, back, Deadline.after(_STEP_S))

@@ -2,12 +2,13 @@
 
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgpack
+import msgspec
 
 from sharding.errors import LeaderboardError, Outcome
 from sharding.players import PlayerId
@@ -19,8 +20,7 @@ REMOVAL = "removal"
 OWN_MARK = "\N{LEFTWARDS ARROW WITH HOOK}"
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, gc=False):
     """A player's score in one match. (player, match id) counts once, however often it is sent."""
 
     player: PlayerId
@@ -80,6 +80,7 @@ def event_kept(event_id: int, value: int) -> bytes:
     return event_id.to_bytes(EVENT_ID_BYTES, "big", signed=True) + _content(value)
 
 
+@lru_cache(maxsize=1024)
 def _content(value: int) -> bytes:
     return binascii.crc_hqx(str(value).encode(), 0).to_bytes(2, "big")
 
@@ -102,8 +103,7 @@ class RankMode(StrEnum):
     NONE = "none"
 
 
-@dataclass(slots=True)
-class Result:
+class Result(msgspec.Struct):
     """What became of one submission. `error` says why, for refused and unknown."""
 
     status: Status

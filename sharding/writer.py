@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import msgspec
+
 from runtime import failpoints
 from runtime.deadlines import Deadline
 from sharding.boards import Board
@@ -51,6 +53,11 @@ from sharding.scores import LOWEST, POINTS_LIMIT, PackedScore, pack, points_of
 from sharding.shard_map import ShardMap
 from sharding.submissions import Result, Status, Submission, failure
 
+# A member of an enumeration takes longer to look up than all else that is done with it here, and there are thousands.
+_MAY_NOTHING, _MAY_CREATE = May.NOTHING, frozenset({May.CREATE, May.CREATE_HIDDEN})
+_IS_APPLIED, _IS_COUNTED = Code.APPLIED, frozenset({Code.APPLIED, Code.DUPLICATE})
+_APPLIED, _DUPLICATE = Status.APPLIED, Status.DUPLICATE
+
 _MOST_HOPS = 10
 _NO_LIMIT = 1 << 53
 
@@ -66,8 +73,7 @@ def nobody(_players: Sequence[PlayerId]) -> Collection[PlayerId]:
     return ()
 
 
-@dataclass(slots=True)
-class Written:
+class Written(msgspec.Struct):
     """What became of one submission, and where its player is now: what a rank is told from."""
 
     result: Result
@@ -217,10 +223,10 @@ class Writer:
         asked = []
         for index in indexes:
             submission, member = work.submissions[index], work.members[index]
-            may = work.may.get(member, May.NOTHING)
+            may = work.may.get(member, _MAY_NOTHING)
             # Under a later epoch the player has moved: an absent row is lost or on its way, and not to be created.
-            if may in {May.CREATE, May.CREATE_HIDDEN} and work.entries[member].epoch != FIRST_EPOCH:
-                may = May.NOTHING
+            if may in _MAY_CREATE and work.entries[member].epoch != FIRST_EPOCH:
+                may = _MAY_NOTHING
             asked.append(Asked(member, submission.value, submission.event(), submission.note(), may))
         return apply_call(
             work.shard_map.keys(shard),
@@ -248,7 +254,7 @@ class Writer:
         work.map_version = max(work.map_version, map_version(answer.reply))
         for index, effect in zip(indexes, effects(answer.reply), strict=True):
             member = work.members[index]
-            if effect.code in {Code.APPLIED, Code.DUPLICATE}:
+            if effect.code in _IS_COUNTED:
                 work.written[index] = self._done(work, index, shard, effect, answer)
                 if effect.is_stray:
                     strays[member] = (work.entries[member], PackedScore(effect.detail))
@@ -272,9 +278,8 @@ class Writer:
         if self._functions.insist and self._functions.replicas and not answer.confirmed:
             return Written(failure(NotDurable()))
         # A call that had to be sent twice finds what its first sending did: that is no duplicate of the caller's.
-        applied = effect.code == Code.APPLIED or index in work.doubtful
-        status = Status.APPLIED if applied else Status.DUPLICATE
-        if not effect.detail:  # the match was counted, and the player removed since
+        status = _APPLIED if effect.code == _IS_APPLIED or index in work.doubtful else _DUPLICATE
+        if effect.detail == b"":  # the match was counted, and the player removed since
             return Written(Result(status, durable=answer.confirmed))
         packed = PackedScore(effect.detail)
         points = points_of(packed, work.shard_map.board.order)

@@ -53,6 +53,9 @@ _TOPOLOGY_TIMEOUT_S = 0.3
 _LEARN_FOR_S = 1.0
 #: A node that was silent for so long counts as failed, also to callers whose deadline does not let them wait longer.
 _SILENT_S = 0.1
+#: For how long a node that is taken to be down is listened to when it is tried again: whoever tries it learns only then
+#: of another that has taken its place.
+_PROBED_S = 0.25
 _ALONE_FOR_S = 1.0
 
 
@@ -105,6 +108,11 @@ class _Node:
         self._idle: list[Connection] = []
         self._permits = threading.BoundedSemaphore(connections)
 
+    @property
+    def patience_s(self) -> float:
+        """For how long an answer of this node is waited for."""
+        return min(_PROBED_S, self._timeout_s) if self.breaker.is_open else self._timeout_s
+
     def take(self, deadline: Deadline) -> Connection | None:
         """A connection; None if all are in use until the deadline."""
         if not self._permits.acquire(timeout=deadline.remaining()):
@@ -125,7 +133,7 @@ class _Node:
         """Connect, if it is not yet. Raises what _LOST names."""
         if connection.is_connected:  # what the library does to find that out costs more than a command
             return
-        connection.socket_connect_timeout = min(self._timeout_s, max(deadline.remaining(), 0.001))
+        connection.socket_connect_timeout = min(self.patience_s, max(deadline.remaining(), 0.001))
         connection.connect()
 
     def give_back(self, connection: Connection) -> None:
@@ -201,7 +209,10 @@ class _Exchange:
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """What was sent to one node. `ack_ms`: for how long it waits for replicas; 0 where it was not asked to."""
+    """What was sent to one node, and for how long each answer is waited for.
+
+    `ack_ms`: for how long the node waits for replicas; 0 where it was not asked to.
+    """
 
     node: _Node
     connection: Connection
@@ -209,6 +220,7 @@ class _Message:
     asking: bool
     ack_ms: int
     sent_at: float
+    patience_s: float
 
 
 class ClusterClient:
@@ -298,7 +310,7 @@ class ClusterClient:
         connection = node.take(exchange.deadline)
         if connection is None:
             return None
-        began = time.monotonic()
+        began, patience_s = time.monotonic(), node.patience_s
         ack_ms = 0
         commands: list[tuple[Any, ...]] = []
         for index in indexes:
@@ -323,7 +335,7 @@ class ClusterClient:
         except BaseException as error:
             node.lose(connection, error, began)
             raise
-        return _Message(node, connection, indexes, asking, ack_ms, began)
+        return _Message(node, connection, indexes, asking, ack_ms, began, patience_s)
 
     def _receive(self, exchange: _Exchange, message: _Message) -> None:
         """Read the answers of one node."""
@@ -334,9 +346,9 @@ class ClusterClient:
         try:
             while unread:
                 if message.asking:
-                    self._read(connection, exchange.deadline)
+                    self._read(connection, exchange.deadline, message.patience_s)
                 try:
-                    replies[unread[-1]] = self._read(connection, exchange.deadline)
+                    replies[unread[-1]] = self._read(connection, exchange.deadline, message.patience_s)
                 except (MovedError, AskError) as redirect:
                     self._redirect(exchange, node, unread[-1], redirect)
                 except _PASSING:
@@ -378,7 +390,8 @@ class ClusterClient:
     def _confirmed(self, exchange: _Exchange, message: _Message) -> bool:
         """The answer to a WAIT."""
         try:
-            acknowledged = self._read(message.connection, exchange.deadline, message.ack_ms / 1000)
+            patience_s = message.patience_s + message.ack_ms / 1000
+            acknowledged = self._read(message.connection, exchange.deadline, patience_s)
             return bool(acknowledged >= exchange.replicas)
         except ResponseError:  # the node became a replica while we waited
             return False
@@ -411,9 +424,10 @@ class ClusterClient:
         else:
             exchange.asked[index] = address
 
-    def _read(self, connection: Connection, deadline: Deadline, more_s: float = 0.0) -> Any:
-        """The next reply, for which the node may take its timeout and so much more."""
-        return connection.read_response(timeout=min(self._timeout_s + more_s, max(deadline.remaining(), 0.001)))
+    @staticmethod
+    def _read(connection: Connection, deadline: Deadline, patience_s: float) -> Any:
+        """The next reply, which may take so long."""
+        return connection.read_response(timeout=min(patience_s, max(deadline.remaining(), 0.001)))
 
     def _load_library(self, address: str, deadline: Deadline) -> None:
         if self._library is not None:
@@ -431,7 +445,7 @@ class ClusterClient:
         try:
             node.connect(connection, deadline)
             connection.send_command(*args)
-            reply = self._read(connection, deadline)
+            reply = self._read(connection, deadline, node.patience_s)
         except ResponseError as error:
             node.give_back(connection)
             return error

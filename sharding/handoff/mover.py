@@ -9,7 +9,8 @@ Every step takes many players: one call per step and shard.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import structlog
@@ -25,12 +26,12 @@ from sharding.functions import (
     Depart,
     Functions,
     Payload,
-    ShardCall,
     arrivals,
-    pairs,
+    departures,
     read_payload,
     read_tombstone,
     refusal_of,
+    step_call,
 )
 from sharding.handoff.refusals import Why, refuse
 from sharding.players import Member
@@ -58,6 +59,26 @@ class Moved(NamedTuple):
     place: int = -1
     is_stray: bool = False
     packed: PackedScore | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a step asks of one shard: for which players, and their values in one flat list."""
+
+    members: list[Member] = field(default_factory=list)
+    flat: list[Any] = field(default_factory=list)
+
+    def add(self, member: Member, *values: Any) -> None:
+        """Ask for one more player."""
+        self.members.append(member)
+        self.flat.extend((member, *values))
+
+    def slices(self) -> Iterator["_Asked"]:
+        """The same in parts that a shard takes in one call."""
+        size = len(self.flat) // len(self.members)
+        for start in range(0, len(self.members), MOVE_SLICE):
+            end = start + MOVE_SLICE
+            yield _Asked(self.members[start:end], self.flat[start * size : end * size])
 
 
 def leaving(source: int, payload: bytes) -> Leaving:
@@ -165,15 +186,12 @@ class Mover:
         wanted = dict(strays)
         # A second time for those who are here under another epoch than the one they were last seen with.
         for _ in range(2):
-            groups: dict[int, list[Member]] = defaultdict(list)
-            args: dict[Member, Sequence[Any]] = {}
+            asked: dict[int, _Asked] = defaultdict(_Asked)
             for member, (entry, packed) in wanted.items():
-                target = shard_map.shard_for(packed, member)
-                groups[entry.shard].append(member)
-                args[member] = (member, entry.epoch, target)
+                asked[entry.shard].add(member, entry.epoch, shard_map.shard_for(packed, member))
             again: dict[Member, tuple[Entry, PackedScore]] = {}
-            for source, members, answer in self._step("rb1_depart", shard_map, groups, args, deadline):
-                for member, (code, detail) in zip(members, pairs(answer.reply), strict=True):
+            for source, members, answer in self._step("rb1_depart", shard_map, asked, deadline):
+                for member, (code, detail) in zip(members, departures(answer.reply), strict=True):
                     if code == Depart.DEPARTED:
                         try:
                             departed[member] = leaving(source, detail)
@@ -185,7 +203,7 @@ class Mover:
                             refuse(Why.EPOCH, shard_map, source, member)
                         else:
                             again[member] = (Entry(source, int(detail)), wanted[member][1])
-                    elif code == Depart.MISDIRECTED and args[member][2] != source:
+                    elif code == Depart.MISDIRECTED and shard_map.shard_for(wanted[member][1], member) != source:
                         refuse(Why.UNKNOWN_SHARD, shard_map, source, member)
                     elif code == Depart.NOT_HERE and detail:
                         moved[member] = Moved(Entry(*read_tombstone(detail)))
@@ -197,13 +215,12 @@ class Mover:
     def _arrive(
         self, shard_map: ShardMap, movers: Mapping[Member, Leaving], deadline: Deadline, tell_places: bool
     ) -> dict[Member, Moved]:
-        groups: dict[int, list[Member]] = defaultdict(list)
+        asked: dict[int, _Asked] = defaultdict(_Asked)
         for member, mover in movers.items():
-            groups[mover.about.target].append(member)
-        args = {member: (member, mover.payload) for member, mover in movers.items()}
+            asked[mover.about.target].add(member, mover.payload)
         landed: dict[Member, Moved] = {}
         option = 1 if tell_places else 0
-        for _, members, answer in self._step("rb1_arrive", shard_map, groups, args, deadline, option=option):
+        for _, members, answer in self._step("rb1_arrive", shard_map, asked, deadline, option=option):
             for member, arrival in zip(members, arrivals(answer.reply), strict=True):
                 about = movers[member].about
                 if arrival.code == Arrive.MISDIRECTED:
@@ -218,51 +235,42 @@ class Mover:
         return landed
 
     def _finish(self, shard_map: ShardMap, movers: Mapping[Member, Leaving], deadline: Deadline) -> None:
-        groups: dict[int, list[Member]] = defaultdict(list)
+        asked: dict[int, _Asked] = defaultdict(_Asked)
         for member, mover in movers.items():
-            groups[mover.source].append(member)
-        args = {member: (member, mover.about.epoch) for member, mover in movers.items()}
-        for _ in self._step("rb1_finish", shard_map, groups, args, deadline, fence=False):
+            asked[mover.source].add(member, mover.about.epoch)
+        for _ in self._step("rb1_finish", shard_map, asked, deadline, fence=False):
             pass
 
     def _step(
         self,
         function: str,
         shard_map: ShardMap,
-        groups: Mapping[int, Sequence[Member]],
-        args: Mapping[Member, Sequence[Any]],
+        asked: Mapping[int, _Asked],
         deadline: Deadline,
         *,
         option: int = 0,
         fence: bool = True,
     ) -> Iterable[tuple[int, Sequence[Member], Answer]]:
         """One step for all players: shard, its players and its answer, for the shards that took it."""
-        slices = [
-            (shard, members[start : start + MOVE_SLICE])
-            for shard, members in groups.items()
-            for start in range(0, len(members), MOVE_SLICE)
-        ]
-        calls = [
-            ShardCall(shard_map.keys(shard), function, (option, *(arg for member in members for arg in args[member])))
-            for shard, members in slices
-        ]
+        slices = [(shard, some) for shard, each in asked.items() for some in each.slices()]
+        calls = [step_call(shard_map.keys(shard), function, some.flat, option=option) for shard, some in slices]
         answers = self._functions.on_shards(calls, shard_map.retry_window_ms, deadline, fence=fence)
         if fence:
             self._functions.hold([call.keys.slot for call in calls], answers)
-        for (shard, members), answer in zip(slices, answers, strict=True):
+        for (shard, some), answer in zip(slices, answers, strict=True):
             if answer.error is not None:
                 log.warning(
                     "handoff_step_failed",
                     step=function,
                     board=str(shard_map.name),
                     shard=shard,
-                    players=len(members),
+                    players=len(some.members),
                     reason=answer.error.detail,
                 )
                 refusal = refusal_of(answer.error)
                 if refusal is not None and refusal.code == "RBNOHEAD":
                     why = Why.NO_HEAD if shard in shard_map.shards() else Why.UNKNOWN_SHARD
-                    for member in members:
+                    for member in some.members:
                         refuse(why, shard_map, shard, member)
             else:
-                yield shard, members, answer
+                yield shard, some.members, answer

@@ -18,7 +18,7 @@
   To settle is to take back what was applied twice, which has to go on while the shard is frozen. Where the player was
   removed there is nothing left to take back (`duplicate`).
   Cost  O(n log N) for n submissions. The outbox entry is written in the same call; submissions and notes go into it as
-  they came. Lists travel packed because an argument of its own costs the server more than all that is done with it here. ]]
+  they came. ]]
 
 local APPLIED, DUPLICATE, IS_LEAVING, IS_GONE, UNKNOWN, REFUSED, IS_HIDDEN, IS_REMOVED = 1, 2, 3, 4, 5, 6, 7, 8
 local MAY_CREATE, MAY_BEGIN_ANEW = { ['1'] = true, ['3'] = true }, { ['2'] = true, ['4'] = true }
@@ -26,58 +26,57 @@ local MAY_HIDDEN = { ['3'] = true, ['4'] = true }
 local ITEM = 3             -- values per submission
 local MOST_TOGETHER = 2000 -- submissions in one call; unpack() takes less than 8,000 values
 
---[[ The submissions, or nil if they are not of the form. ]]
+--[[ How many submissions there are, and they as columns; nil if they are not of the form. ]]
 local function unpack_submissions(packed)
-  local fine, items = pcall(cmsgpack.unpack, packed)
-  if not fine or type(items) ~= 'table' then
-    return nil
-  end
-  local count = #items / ITEM
+  local items = unpack_list(packed)
+  local count = items and #items / ITEM or 0
   if count < 1 or count > MOST_TOGETHER or count ~= math.floor(count) then
     return nil
   end
-  for at = 1, #items, ITEM do
-    local member, value, event = items[at], items[at + 1], items[at + 2]
-    if type(member) ~= 'string' or type(value) ~= 'number' or value ~= math.floor(value)
+  local type = type
+  local members, values, events = {}, {}, {}
+  for i = 1, count do
+    local at = i * ITEM
+    local member, value, event = items[at - 2], items[at - 1], items[at]
+    if type(member) ~= 'string' or type(value) ~= 'number' or value % 1 ~= 0
       or type(event) ~= 'string' or #event ~= EVENT then
       return nil
     end
+    members[i], values[i], events[i] = member, value, event
   end
-  return items, count
+  return count, members, values, events
 end
 
---[[ What the shard knows of each distinct member, as columns: what stands under one number in all of them is about one
-  player. A table per player would cost more than the reading.
-    members, number_of   each way
+--[[ What the shard knows of the players, as columns: what stands under one number in all of them is about one player,
+  and that is the number of the player's first submission. A table per player would cost more than the reading.
+    members              of all submissions
+    first                member → number
     packed               false where there is no row here; follows what is applied
-    recent, before       events remembered, false for none; `fresh`: those that this call applies
+    recent, before       events remembered, false for none; `recent` follows what is applied
+    applied              whether anything is
     hidden, removed      whether the row is a hidden player's, and whether there is the mark of a removed one instead
     leaving, gone        of members that have no row
-    points, moved        after what is applied, and whether the row changes
   and `of_other_part`: whether a row was made for whom the range's other parts are, by somebody with an old map ]]
-local function players_here(keys, items)
-  local members, number_of = {}, {}
-  for at = 1, #items, ITEM do
-    local member = items[at]
-    if not number_of[member] then
-      members[#members + 1] = member
-      number_of[member] = #members
-    end
-  end
+local function players_here(keys, members)
+  local first = {}
   local packed = redis.call('ZMSCORE', keys[ROWS], unpack(members))
   local here = {
-    members = members, number_of = number_of, packed = packed,
+    first = first, members = members, packed = packed,
     recent = redis.call('HMGET', keys[RECENT], unpack(members)),
     before = redis.call('HMGET', keys[RECENT_BEFORE], unpack(members)),
-    fresh = {}, hidden = {}, removed = {}, leaving = {}, gone = {}, points = {}, moved = {}, gained = 0,
+    applied = {}, hidden = {}, removed = {}, leaving = {}, gone = {}, gained = 0,
   }
-  here.remembered = { here.recent, here.before, here.fresh }
-  local absent = {}
-  for number, member in ipairs(members) do
-    if packed[number] then
-      packed[number] = tonumber(packed[number])
-    else
-      absent[#absent + 1] = member
+  local absent, numbers, tonumber = {}, {}, tonumber
+  for number = 1, #members do
+    local member = members[number]
+    if not first[member] then
+      first[member] = number
+      if packed[number] then
+        packed[number] = tonumber(packed[number])
+      else
+        absent[#absent + 1] = member
+        numbers[#numbers + 1] = number
+      end
     end
   end
   if #absent > 0 then
@@ -85,8 +84,7 @@ local function players_here(keys, items)
     local leaving = redis.call('HMGET', keys[LEAVING], unpack(absent))
     local gone = redis.call('HMGET', keys[GONE], unpack(absent))
     local gone_before = redis.call('HMGET', keys[GONE_BEFORE], unpack(absent))
-    for i, member in ipairs(absent) do
-      local number = number_of[member]
+    for i, number in ipairs(numbers) do
       here.leaving[number] = leaving[i]
       here.gone[number] = gone[i] or gone_before[i]
       if aside[i] == REMOVED_MARK then
@@ -109,31 +107,41 @@ local function new_points(head, points, value)
   return head.sign * value < head.sign * points and value or points
 end
 
---[[ The event that a player is remembered with under the same id: the event itself, another of that id, or nil. ]]
-local function event_known(here, player, event)
-  for _, column in ipairs(here.remembered) do
-    local events = column[player]
-    local at = events and find_event(events, event)
-    if at then
-      return string.sub(events, at, at + EVENT - 1)
-    end
+--[[ Why a player without a row has no submission applied: code and detail; nil where there may be a row. ]]
+local function why_not(here, player, may)
+  if here.removed[player] then
+    return nil
+  elseif here.leaving[player] then
+    return IS_LEAVING, here.leaving[player]
+  elseif here.gone[player] then
+    return IS_GONE, here.gone[player]
+  elseif not MAY_CREATE[may] then
+    return UNKNOWN, ''
   end
 end
 
---[[ One submission: code and detail. Changes only `here`. ]]
-local function apply_one(head, here, player, value, event, may, settles)
-  local packed = here.packed[player]
-  local removed = not packed and here.removed[player]
-  if not packed and not removed then
-    if here.leaving[player] then
-      return IS_LEAVING, here.leaving[player]
-    elseif here.gone[player] then
-      return IS_GONE, here.gone[player]
-    elseif not MAY_CREATE[may] then
-      return UNKNOWN, ''
-    end
+--[[ The event that is remembered under the id of this one: itself, another of that id, or nil. ]]
+local function event_known(recent, before, event)
+  local id = string.sub(event, 1, EVENT_ID)
+  local events, at = recent, recent and find_event(recent, id)
+  if not at then
+    events, at = before, before and find_event(before, id)
   end
-  local known = event_known(here, player, event)
+  return at and string.sub(events, at, at + EVENT - 1)
+end
+
+--[[ One submission: code, detail, and the player's points if it is applied. Changes only `here`. ]]
+local function apply_one(head, here, player, value, event, may, settles)
+  local packed, removed = here.packed[player], nil
+  if not packed then
+    local code, detail = why_not(here, player, may)
+    if code then
+      return code, detail
+    end
+    removed = here.removed[player]
+  end
+  local recent = here.recent[player]
+  local known = event_known(recent, here.before[player], event)
   if known == event then
     return DUPLICATE, packed or ''
   elseif known then
@@ -143,8 +151,8 @@ local function apply_one(head, here, player, value, event, may, settles)
   elseif removed and not MAY_BEGIN_ANEW[may] then
     return IS_REMOVED, ''
   end
-  local recent, fresh = here.recent[player] or '', here.fresh[player] or ''
-  if #recent + #fresh >= MOST_RECENT * EVENT then
+  recent = recent or ''
+  if #recent >= MOST_RECENT * EVENT then
     return REFUSED, 'recent'
   end
   local points = packed and points_of(head, packed)
@@ -159,35 +167,36 @@ local function apply_one(head, here, player, value, event, may, settles)
   if after ~= points then
     packed = head.sign * after * SPAN + head.elapsed
     here.packed[player] = packed
-    here.moved[player] = true
   end
-  here.points[player] = after
-  here.fresh[player] = fresh .. event
+  here.applied[player] = true
+  here.recent[player] = recent .. event
   if not here.hidden[player] then
     here.gained = here.gained + after - (points or 0)
   end
-  return APPLIED, packed
+  return APPLIED, packed, after
 end
 
 --[[ Write what was applied: rows, remembered events, the outbox entry, the head's counters. ]]
 local function write(keys, args, head, here, applied, results)
   local rows, aside, shown, recent = {}, {}, {}, {}
+  local kept, ranked = 0, 0
   for player, member in ipairs(here.members) do
-    local fresh = here.fresh[player]
-    if fresh then
-      recent[#recent + 1] = member
-      recent[#recent + 1] = (here.recent[player] or '') .. fresh
-      if here.moved[player] then
-        local ranking = here.hidden[player] and aside or rows
-        ranking[#ranking + 1] = here.packed[player]
-        ranking[#ranking + 1] = member
-        if here.removed[player] and ranking == rows then
+    if here.applied[player] then
+      recent[kept + 1], recent[kept + 2] = member, here.recent[player]
+      kept = kept + 2
+      if here.hidden[player] then
+        aside[#aside + 1] = here.packed[player]
+        aside[#aside + 1] = member
+      else
+        rows[ranked + 1], rows[ranked + 2] = here.packed[player], member
+        ranked = ranked + 2
+        if here.removed[player] then
           shown[#shown + 1] = member
         end
       end
     end
   end
-  if #rows > 0 then
+  if ranked > 0 then
     redis.call('ZADD', keys[ROWS], unpack(rows))
   end
   if #aside > 0 then
@@ -213,9 +222,9 @@ local function rb1_apply(keys, args)
   if problem then
     return problem
   end
-  local items, count = unpack_submissions(args[6])
+  local count, members, values, events = unpack_submissions(args[6])
   local permissions = args[5]
-  if not items or #args ~= 7 or not tonumber(args[3]) or (permissions ~= '' and #permissions ~= count) then
+  if not count or #args ~= 7 or not tonumber(args[3]) or (permissions ~= '' and #permissions ~= count) then
     return redis.error_reply('RBFORM three values a submission')
   end
   if head.state ~= 'open' and not (head.state == 'frozen' and args[4] == '2') then
@@ -224,17 +233,20 @@ local function rb1_apply(keys, args)
   if redis.call('XLEN', keys[OUTBOX]) >= tonumber(args[3]) then
     return redis.error_reply('RBBACKLOG the outbox is full')
   end
-  local here = players_here(keys, items)
+  local here = players_here(keys, members)
+  local first, settles, may = here.first, args[4] == '2', false
   local reply, results, applied = {}, outbox_results(head), 0
   local results_head = #results
   for number = 1, count do
-    local at, slot = (number - 1) * ITEM, (number - 1) * 4
-    local player = here.number_of[items[at + 1]]
-    local may = permissions ~= '' and string.sub(permissions, number, number)
-    local code, detail = apply_one(head, here, player, items[at + 2], items[at + 3], may, args[4] == '2')
-    results[results_head + number] = code == APPLIED and here.points[player]
-    applied = applied + (code == APPLIED and 1 or 0)
-    reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] = code, detail, -1, 0
+    local slot = number * 4
+    if permissions ~= '' then
+      may = string.sub(permissions, number, number)
+    end
+    local player = first[members[number]]
+    local code, detail, after = apply_one(head, here, player, values[number], events[number], may, settles)
+    results[results_head + number] = after or false
+    applied = applied + (after and 1 or 0)
+    reply[slot - 3], reply[slot - 2], reply[slot - 1], reply[slot] = code, detail, -1, 0
   end
   if applied > 0 then
     write(keys, args, head, here, applied, results)
@@ -242,17 +254,18 @@ local function rb1_apply(keys, args)
     touch(keys, head)
   end
 
-  local places = {}
+  local tells, places = args[4] == '1', {}
   for number = 1, count do
-    local slot, member = (number - 1) * 4, items[(number - 1) * ITEM + 1]
-    local player = here.number_of[member]
-    if reply[slot + 1] <= DUPLICATE and here.packed[player] then
-      if args[4] == '1' and not here.hidden[player] then
+    local slot, member = number * 4, members[number]
+    local player = first[member]
+    local packed = here.packed[player]
+    if packed and reply[slot - 3] <= DUPLICATE then
+      if tells and not here.hidden[player] then
         places[player] = places[player] or redis.call('ZRANK', keys[ROWS], member)
-        reply[slot + 3] = places[player]
+        reply[slot - 1] = places[player]
       end
-      if is_stray(head, member, here.packed[player]) then
-        reply[slot + 4] = 1
+      if is_stray(head, member, packed) then
+        reply[slot] = 1
       end
     end
   end

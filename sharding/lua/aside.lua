@@ -58,11 +58,12 @@ local function rb1_remove(keys, args)
     local member, event = args[at], args[at + 1]
     local packed, key = row_of(keys, member)
     local code, detail = IS_REMOVED, ''
+    local id = string.sub(event, 1, EVENT_ID)
     local recent = redis.call('HGET', keys[RECENT], member) or ''
     local points, left = 0, false
     if not key then
       code, detail = elsewhere(keys, member)
-    elseif find_event(recent, event) or find_event(redis.call('HGET', keys[RECENT_BEFORE], member) or '', event) then
+    elseif find_event(recent, id) or find_event(redis.call('HGET', keys[RECENT_BEFORE], member) or '', id) then
       code = DUPLICATE
     elseif packed then
       code, detail = APPLIED, text(packed)

@@ -3,24 +3,29 @@
 
 --[[ rb1_point: an entry takes the higher epoch. Pointing with epoch 1 claims a player who has no entry yet.
   KEYS  per player: its directory bucket
-  ARGV  per player: member, shard, epoch
-  Reply per player: the entry as it is now. It is always rewritten, so that a WAIT covers it whoever wrote it. ]]
+  ARGV  msgpack of one flat list, per player: member, shard, epoch
+  Reply msgpack of another, per player the entry as it is now: shard, epoch. It is always rewritten, so that a WAIT
+        covers it whoever wrote it. ]]
 local function rb1_point(keys, args)
-  if #args ~= 3 * #keys or not are_whole(args, 2, 3, MOST_EPOCH) or not are_whole(args, 3, 3, MOST_EPOCH) then
-    return redis.error_reply('RBFORM three arguments a player: member, shard, epoch')
+  local items = unpack_list(args[1])
+  if not items or #items ~= 3 * #keys or not are_strings(items, 3)
+    or not are_whole(items, 2, 3, MOST_EPOCH) or not are_whole(items, 3, 3, MOST_EPOCH) then
+    return redis.error_reply('RBFORM three values a player: member, shard, epoch')
   end
-  local reply = {}
+  local entries = {}
   for i, key in ipairs(keys) do
-    local at = i * 3 - 2
-    local member, shard, epoch = args[at], args[at + 1], tonumber(args[at + 2])
+    local member, shard, epoch = items[3 * i - 2], items[3 * i - 1] + 0, items[3 * i] + 0 -- + 0: there is a -0
     local entry = redis.call('HGET', key, member)
-    if not entry or tonumber(string.match(entry, ':(%d+)$')) < epoch then
-      entry = shard .. ':' .. text(epoch)
+    local its_shard, its_epoch = string.match(entry or '', '^(%d+):(%d+)$')
+    if its_epoch and tonumber(its_epoch) >= epoch then
+      shard, epoch = tonumber(its_shard), tonumber(its_epoch)
+    else
+      entry = shard .. ':' .. epoch
     end
     redis.call('HSET', key, member, entry)
-    reply[i] = entry
+    entries[2 * i - 1], entries[2 * i] = shard, epoch
   end
-  return reply
+  return cmsgpack.pack(entries)
 end
 
 redis.register_function('rb1_point', rb1_point)

@@ -5,11 +5,14 @@
 
   A range that moves takes tens of thousands of players a second with it, and a command costs more than what it does for
   one player. So each step reads what it needs of all players, one command a key (the replies lie in the order of the
-  players); then decides for each of them; then writes, again one command a key. ]]
+  players); then decides for each of them; then writes, again one command a key.
+
+  ARGV of a step: recent window, gone window, an option or 0, and the players as msgpack of one flat list.
+  Reply: version of the map, and what the step found as msgpack of another. ]]
 
 local DEPARTED, AT_HOME, NOT_HERE, OTHER_EPOCH, MISDIRECTED = 1, 2, 3, 4, 5
 local ARRIVED, ALREADY = 1, 2
-local MOVE_HEAD = 3
+local OPTION, PLAYERS = 3, 4
 local MOST_MOVED = 2000 -- players in one call; unpack() takes less than 8,000 values
 local NONE = {}
 
@@ -41,27 +44,29 @@ local function unpack_payload(payload)
   end
 end
 
---[[ The members that the arguments behind the head of a step name, one in each group of so many; nil if those are not
-  whole groups, or too many, or name a player twice. ]]
-local function players_named(args, size)
-  local members, seen = {}, {}
-  if (#args - MOVE_HEAD) % size ~= 0 or #args - MOVE_HEAD > MOST_MOVED * size then
+--[[ The members in a packed list, one in each group of so many values, and the list; nil if it is not one of whole groups,
+  or of too many, or names a player twice. ]]
+local function players_named(packed, size)
+  local items = unpack_list(packed)
+  if not items or #items % size ~= 0 or #items > MOST_MOVED * size or not are_strings(items, size) then
     return nil
   end
-  for at = MOVE_HEAD + 1, #args, size do
-    local member = args[at]
+  local members, seen = {}, {}
+  for at = 1, #items, size do
+    local member = items[at]
     if seen[member] then
       return nil
     end
     seen[member] = true
     members[#members + 1] = member
   end
-  return members
+  return members, items
 end
 
---[[ What a hash, or the rows, have of members; false for what they do not have. ]]
+--[[ What a hash, or the rows, have of members; false for what they do not have, and nothing at all where there is no such
+  key: to ask it for every member costs as much as if there were one. ]]
 local function read_all(command, key, members)
-  return #members > 0 and redis.call(command, key, unpack(members)) or NONE
+  return #members > 0 and redis.call('EXISTS', key) == 1 and redis.call(command, key, unpack(members)) or NONE
 end
 
 --[[ A command with a key and a list, unless that is empty. ]]
@@ -74,13 +79,14 @@ end
 --[[ The rows of members: packed scores (false for none); the key that each is in, ROWS or ASIDE, also for the mark of one
   who was removed; and how many have a row or a mark. ]]
 local function rows_of(keys, members)
-  local packed, key_of, count = read_all('ZMSCORE', keys[ROWS], members), {}, 0
+  local packed = #members > 0 and redis.call('ZMSCORE', keys[ROWS], unpack(members)) or {}
+  local key_of, count = {}, 0
   for i, row in ipairs(packed) do
     key_of[i] = row and ROWS
     count = count + (row and 1 or 0)
   end
   if count < #members then
-    for i, row in ipairs(redis.call('ZMSCORE', keys[ASIDE], unpack(members))) do
+    for i, row in ipairs(read_all('ZMSCORE', keys[ASIDE], members)) do
       if row then
         key_of[i], count = ASIDE, count + 1
         packed[i] = row ~= REMOVED_MARK and row
@@ -100,8 +106,8 @@ end
 
 --[[ rb1_depart: LIVE(e) and a stray -> LEAVING(e+1, payload); the row leaves the ranking, frozen.
   KEYS  the source shard's
-  ARGV  recent window, gone window, 0, then per player: member, the epoch it is expected under, target shard
-  Reply version of the map, then per player code and detail:
+  List  per player: member, the epoch it is expected under, target shard
+  Reply per player code and detail:
         departed     payload; also if it was leaving before
         at home      ''          the row is in the shard's range
         not here     epoch:target of the tombstone, or ''
@@ -112,10 +118,9 @@ local function rb1_depart(keys, args)
   if problem then
     return problem
   end
-  local members = players_named(args, 3)
-  if not members or not are_whole(args, MOVE_HEAD + 2, 3, MOST_EPOCH)
-    or not are_whole(args, MOVE_HEAD + 3, 3, MOST_EPOCH) then
-    return redis.error_reply('RBFORM three arguments a player: member, epoch, target')
+  local members, items = players_named(args[PLAYERS], 3)
+  if not members or not are_whole(items, 2, 3, MOST_EPOCH) or not are_whole(items, 3, 3, MOST_EPOCH) then
+    return redis.error_reply('RBFORM three values a player: member, epoch, target')
   end
   local rows, key_of, here = rows_of(keys, members)
   local epochs, recent, before, leaving, gone, gone_before = NONE, NONE, NONE, NONE, NONE, NONE
@@ -130,11 +135,10 @@ local function rb1_depart(keys, args)
     gone_before = read_all('HMGET', keys[GONE_BEFORE], members)
   end
 
-  local window, reply, points = tonumber(args[1]), { head.version }, 0
+  local window, found, points = tonumber(args[1]), {}, 0
   local departed, payloads, had_epoch, had_recent, had_before = { [ROWS] = {}, [ASIDE] = {} }, {}, {}, {}, {}
   for i, member in ipairs(members) do
-    local at = MOVE_HEAD + 3 * i
-    local packed, expected, target = tonumber(rows[i] or nil), tonumber(args[at - 1]), tonumber(args[at])
+    local packed, expected, target = tonumber(rows[i] or nil), tonumber(items[3 * i - 1]), tonumber(items[3 * i])
     local epoch = tonumber(epochs[i] or 1)
     local code, detail = NOT_HERE, not key_of[i] and (gone[i] or gone_before[i]) or ''
     if leaving[i] and not packed then
@@ -158,7 +162,7 @@ local function rb1_depart(keys, args)
       had_before[#had_before + 1] = before[i] and member or nil
       points = points + (key_of[i] == ROWS and points_of(head, packed) or 0)
     end
-    reply[2 * i], reply[2 * i + 1] = code, detail
+    found[2 * i - 1], found[2 * i] = code, detail
   end
 
   write_all('HSET', keys[LEAVING], payloads)
@@ -169,7 +173,7 @@ local function rb1_depart(keys, args)
   write_all('HDEL', keys[RECENT_BEFORE], had_before)
   count_moves(keys, #payloads / 2, -points)
   touch(keys, head)
-  return reply
+  return { head.version, cmsgpack.pack(found) }
 end
 
 --[[ The events of a payload as those of a window and of the one before it. A payload of a later window is of a shard
@@ -185,14 +189,15 @@ local function events_at(window, theirs, recent, before)
   return '', ''
 end
 
---[[ Keep the events of members, and drop those of rows that are replaced by ones without any. ]]
-local function keep_events(key, window, window_ms, members, events)
+--[[ Keep the events of members, and drop those of rows that are replaced by ones without any; only members who were here
+  may have some. ]]
+local function keep_events(key, window, window_ms, members, events, were_here)
   local kept, dropped = {}, {}
   for i, member in ipairs(members) do
     if events[i] ~= '' then
       kept[#kept + 1] = member
       kept[#kept + 1] = events[i]
-    else
+    elseif were_here[i] then
       dropped[#dropped + 1] = member
     end
   end
@@ -224,27 +229,29 @@ end
 
 --[[ rb1_arrive: no entry, or one of a lower epoch -> LIVE(e+1); otherwise it was there already and nothing changes.
   KEYS  the target shard's
-  ARGV  recent window, gone window, 1 to tell places, then per player: member, payload
-  Reply version of the map, then per player code, epoch of what is here now, place (or -1), 1 if the row is a stray
+  ARGV  option: 1 to tell places
+  List  per player: member, payload
+  Reply per player code, epoch of what is here now, place (or -1), 1 if the row is a stray
         arrived | already | misdirected (the payload is of another shard or version) ]]
 local function rb1_arrive(keys, args)
   local head, problem = look(keys, args)
   if problem then
     return problem
   end
-  local window, members = tonumber(args[1]), players_named(args, 2)
+  local window = tonumber(args[1])
+  local members, items = players_named(args[PLAYERS], 2)
   if not members then
-    return redis.error_reply('RBFORM two arguments a player: member, payload')
+    return redis.error_reply('RBFORM two values a player: member, payload')
   end
   local rows, key_of, count = rows_of(keys, members)
   local leaving = read_all('HMGET', keys[LEAVING], members)
   local here = epochs_here(keys, members, key_of, count, leaving)
 
-  local reply, points, of_other_part = { head.version }, 0, false
-  local came, epochs, left, all_recent, all_before = {}, {}, {}, {}, {}
+  local found, points, of_other_part = {}, 0, false
+  local came, epochs, left, all_recent, all_before, were_here = {}, {}, {}, {}, {}, {}
   local scores, replaced = { [ROWS] = {}, [ASIDE] = {} }, { [ROWS] = {}, [ASIDE] = {} }
   for i, member in ipairs(members) do
-    local packed, epoch, target, theirs, recent, before, hidden = unpack_payload(args[MOVE_HEAD + 2 * i])
+    local packed, epoch, target, theirs, recent, before, hidden = unpack_payload(items[2 * i])
     local code, known, stray = MISDIRECTED, 0, 0
     if epoch and target == head.shard and here[i] then
       local row = tonumber(rows[i] or nil)
@@ -268,13 +275,14 @@ local function rb1_arrive(keys, args)
         ranking[#ranking + 1] = member
         epochs[2 * count - 1], epochs[2 * count] = member, epoch .. ''
         all_recent[count], all_before[count] = events_at(window, theirs, recent, before)
+        were_here[count] = key_of[i]
         left[#left + 1] = leaving[i] and member or nil
         of_other_part = of_other_part or not is_of_part(head, member)
       end
       stray = row and is_stray(head, member, row) and 1 or 0
     end
     local slot = 4 * i
-    reply[slot - 2], reply[slot - 1], reply[slot], reply[slot + 1] = code, known, -1, stray
+    found[slot - 3], found[slot - 2], found[slot - 1], found[slot] = code, known, -1, stray
   end
 
   for _, key in ipairs({ ROWS, ASIDE }) do
@@ -283,51 +291,51 @@ local function rb1_arrive(keys, args)
   end
   write_all('HSET', keys[EPOCHS], epochs)
   write_all('HDEL', keys[LEAVING], left)
-  keep_events(keys[RECENT], window, head.recent_ms, came, all_recent)
-  keep_events(keys[RECENT_BEFORE], window - 1, head.recent_ms, came, all_before)
+  keep_events(keys[RECENT], window, head.recent_ms, came, all_recent, were_here)
+  keep_events(keys[RECENT_BEFORE], window - 1, head.recent_ms, came, all_before, were_here)
   count_moves(keys, #came, points)
   if of_other_part then
     comb_again(keys)
   end
   touch(keys, head)
 
-  if args[3] == '1' then
+  if args[OPTION] == '1' then
     for i, member in ipairs(members) do
-      if reply[4 * i - 2] ~= MISDIRECTED then
-        reply[4 * i] = redis.call('ZRANK', keys[ROWS], member) or -1
+      if found[4 * i - 3] ~= MISDIRECTED then
+        found[4 * i - 1] = redis.call('ZRANK', keys[ROWS], member) or -1
       end
     end
   end
-  return reply
+  return { head.version, cmsgpack.pack(found) }
 end
 
 --[[ rb1_finish: LEAVING(e+1) -> GONE(e+1, target); any other state stays as it is.
   KEYS  the source shard's
-  ARGV  recent window, gone window, 0, then per player: member, epoch
-  Reply version of the map, then 1 per player that is now gone, 0 for any other ]]
+  List  per player: member, epoch
+  Reply 1 per player that is now gone, 0 for any other ]]
 local function rb1_finish(keys, args)
   local head, problem = look(keys, args)
   if problem then
     return problem
   end
-  local members = players_named(args, 2)
-  if not members or not are_whole(args, MOVE_HEAD + 2, 2, MOST_EPOCH) then
-    return redis.error_reply('RBFORM two arguments a player: member, epoch')
+  local members, items = players_named(args[PLAYERS], 2)
+  if not members or not are_whole(items, 2, 2, MOST_EPOCH) then
+    return redis.error_reply('RBFORM two values a player: member, epoch')
   end
   local leaving = read_all('HMGET', keys[LEAVING], members)
-  local reply, finished, tombstones = { head.version }, {}, {}
+  local found, finished, tombstones = {}, {}, {}
   for i, member in ipairs(members) do
     local gone = 0
     if leaving[i] then
       local _, epoch, target = unpack_payload(leaving[i])
-      if epoch and epoch == tonumber(args[MOVE_HEAD + 2 * i]) then
+      if epoch and epoch == tonumber(items[2 * i]) then
         gone = 1
         finished[#finished + 1] = member
         tombstones[#tombstones + 1] = member
         tombstones[#tombstones + 1] = epoch .. ':' .. target
       end
     end
-    reply[i + 1] = gone
+    found[i] = gone
   end
   write_all('HDEL', keys[LEAVING], finished)
   write_all('HSET', keys[GONE], tombstones)
@@ -336,7 +344,7 @@ local function rb1_finish(keys, args)
     count_moves(keys, #finished, 0)
     touch(keys, head)
   end
-  return reply
+  return { head.version, cmsgpack.pack(found) }
 end
 
 redis.register_function('rb1_depart', rb1_depart)

@@ -13,6 +13,7 @@
 
 local ROWS, EPOCHS, RECENT, RECENT_BEFORE, LEAVING, GONE, GONE_BEFORE, OUTBOX, HEAD, ASIDE = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 local SHARD_KEYS = 10
+local WINDOWS = 2 -- the first arguments of a call on a shard: recent window, gone window
 
 local SPAN = 4194304            -- 2^22 tie-break units, scores.py
 local POINTS_LIMIT = 1073741824 -- 2^30
@@ -42,6 +43,23 @@ local function are_whole(args, first, step, limit)
   for at = first, #args, step do
     local number = tonumber(args[at])
     if not number or number % 1 ~= 0 or number < 0 or number >= limit then
+      return false
+    end
+  end
+  return true
+end
+
+--[[ A list that travels packed, because an argument or a reply of its own for each of its values costs the server more than
+  what is done with it; nil if it is none. ]]
+local function unpack_list(packed)
+  local fine, list = pcall(cmsgpack.unpack, packed)
+  return fine and type(list) == 'table' and list or nil
+end
+
+--[[ Whether every so many-th value of a list, from the first on, is a string. ]]
+local function are_strings(list, step)
+  for at = 1, #list, step do
+    if type(list[at]) ~= 'string' then
       return false
     end
   end
@@ -90,7 +108,7 @@ local function row_of(keys, member)
 end
 
 local function points_of(head, packed)
-  return head.sign * math.floor(packed / SPAN)
+  return head.sign * (packed - packed % SPAN) / SPAN
 end
 
 --[[ Which part of a range split by player hash a member belongs to (shard_map.py). ]]
@@ -118,9 +136,8 @@ local function comb_again(keys)
   end
 end
 
---[[ Where an event stands in a string of events: its position, or nil. Matches lie on multiples of EVENT. ]]
-local function find_event(events, event)
-  local id = string.sub(event, 1, EVENT_ID)
+--[[ Where an event id stands in a string of events: its position, or nil. Matches lie on multiples of EVENT. ]]
+local function find_event(events, id)
   local at = string.find(events, id, 1, true)
   while at and (at - 1) % EVENT ~= 0 do
     at = string.find(events, id, at + 1, true)

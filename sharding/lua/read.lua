@@ -14,7 +14,7 @@ local function rb1_find(keys, args)
     return problem
   end
   local reply = { head.version }
-  for at = MOVE_HEAD + 1, #args do
+  for at = WINDOWS + 2, #args do
     local member = args[at]
     local packed, key = row_of(keys, member)
     local code, detail = key == ROWS and LIVE or IS_HIDDEN, packed and text(packed)

@@ -36,7 +36,7 @@ local function rb1_attest(keys, args)
     return problem
   end
   local reply = {}
-  for at = MOVE_HEAD, #args do
+  for at = WINDOWS + 1, #args do
     local member = args[at]
     local code, epoch, shard = UNKNOWN, 0, head.shard
     local packed, key = row_of(keys, member)
@@ -77,7 +77,7 @@ local function rb1_bury(keys, args)
     return redis.error_reply('RBFORM three arguments a player: member, shard, epoch')
   end
   local reply, buried, points = {}, 0, 0
-  for at = MOVE_HEAD, #args, 3 do
+  for at = WINDOWS + 1, #args, 3 do
     local member, shard, epoch = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
     local packed, key = row_of(keys, member)
     local here = packed and epoch_of_row(keys, member)

@@ -9,16 +9,16 @@
 
 local MOST_COMBED = 500 -- rows looked at in one call
 
---[[ Add players to a reply as rb1_strays lists them: member, epoch, packed score, and '' in place of a payload. ]]
-local function list_rows(keys, reply, members, packed)
+--[[ Add players to a list as rb1_strays has them: member, epoch, packed score, and '' in place of a payload. ]]
+local function list_rows(keys, list, members, packed)
   if #members == 0 then
     return
   end
   local epochs = redis.call('HMGET', keys[EPOCHS], unpack(members))
-  local slot = #reply
+  local slot = #list
   for i, member in ipairs(members) do
-    reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
-      member, tonumber(epochs[i] or 1), text(tonumber(packed[i])), ''
+    list[slot + 1], list[slot + 2], list[slot + 3], list[slot + 4] =
+      member, tonumber(epochs[i] or 1), tonumber(packed[i]), ''
     slot = slot + 4
   end
 end
@@ -26,22 +26,20 @@ end
 --[[ rb1_strays: who has to leave this shard, and who is on the way out.
   KEYS  the shard's
   ARGV  recent window, gone window, the most to list of each kind
-  Reply version of the map, 1 if the shard is to be combed, then per player: member, epoch, packed score, payload ('' for a
-        row that has not departed) ]]
+  Reply version of the map, 1 if the shard is to be combed, msgpack of one flat list with four per player: member, epoch,
+        packed score, payload ('' for a row that has not departed) ]]
 local function rb1_strays(keys, args)
   local head, problem = look(keys, args)
   if problem then
     return problem
   end
-  local most = args[3]
-  local reply = { head.version, redis.call('HEXISTS', keys[HEAD], 'comb') }
+  local most, list = args[3], {}
   local leaving = redis.call('HRANDFIELD', keys[LEAVING], most, 'WITHVALUES')
   for i = 1, #leaving, 2 do
     local packed, epoch = unpack_payload(leaving[i + 1])
     if packed then -- one of another version waits for a process that knows it, and nobody waits for that one
-      local slot = #reply
-      reply[slot + 1], reply[slot + 2], reply[slot + 3], reply[slot + 4] =
-        leaving[i], epoch, text(packed), leaving[i + 1]
+      local slot = #list
+      list[slot + 1], list[slot + 2], list[slot + 3], list[slot + 4] = leaving[i], epoch, packed, leaving[i + 1]
     end
   end
   for _, key in ipairs({ ROWS, ASIDE }) do -- the marks of removed players stand at infinity
@@ -51,10 +49,10 @@ local function rb1_strays(keys, args)
       for i = 1, #rows, 2 do
         members[#members + 1], packed[#packed + 1] = rows[i], rows[i + 1]
       end
-      list_rows(keys, reply, members, packed)
+      list_rows(keys, list, members, packed)
     end
   end
-  return reply
+  return { head.version, redis.call('HEXISTS', keys[HEAD], 'comb'), cmsgpack.pack(list) }
 end
 
 --[[ rb1_comb: some of the rows that belong to another part of the range, if the shard is to be combed. Goes on where
@@ -69,7 +67,7 @@ local function rb1_comb(keys, args)
   end
   local comb = redis.call('HGET', keys[HEAD], 'comb')
   if not comb then
-    return { head.version, 0 }
+    return { head.version, 0, cmsgpack.pack({}) }
   end
   local found, from, after = string.match(comb, '^(%d+):([^:]*):(.*)$')
   local half, packed_from = string.match(from, '^(a?)(.*)$')
@@ -82,7 +80,7 @@ local function rb1_comb(keys, args)
       members[#members + 1], packed[#packed + 1] = rows[i], rows[i + 1]
     end
   end
-  local reply = { head.version, 1 }
+  local more, list = 1, {}
   found = tonumber(found) + #members
   if #members > 0 then
     redis.call('HSET', keys[HEAD], 'comb', text(found) .. ':' .. from .. ':' .. after)
@@ -95,10 +93,10 @@ local function rb1_comb(keys, args)
     redis.call('HSET', keys[HEAD], 'comb', COMB_BEGUN)
   else
     redis.call('HDEL', keys[HEAD], 'comb')
-    reply[2] = 0
+    more = 0
   end
-  list_rows(keys, reply, members, packed)
-  return reply
+  list_rows(keys, list, members, packed)
+  return { head.version, more, cmsgpack.pack(list) }
 end
 
 redis.register_function({ function_name = 'rb1_strays', callback = rb1_strays, flags = { 'no-writes' } })

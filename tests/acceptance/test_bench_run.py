@@ -27,7 +27,7 @@ from runtime.settings import load
 from sharding.leaderboard import Leaderboard
 
 console = Console(stderr=True, quiet=True)
-wanted = Namespace(players=300, seconds=0.3, workers=1)
+wanted = Namespace(players=300, seconds=1.0, workers=1)
 try:
     with seeded(load(), wanted, console) as bench:
         for line in LINES:

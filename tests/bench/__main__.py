@@ -201,7 +201,10 @@ def _rows(lines: list[Line], results: list[list[Pair]]) -> list[tuple[str, ...]]
             for name, micros in sorted(latest.cpu_us.items(), key=lambda item: -item[1])
             if micros >= 1
         )
-        latency = f"{latest.p50_ms:.1f} / {latest.p99_ms:.1f}" if latest.p50_ms else ""
+        p50_ms, p99_ms = (statistics.median(getattr(pair, which) for pair in pairs) for which in ("p50_ms", "p99_ms"))
+        latency = f"{p50_ms:.1f} / {p99_ms:.1f}" if p50_ms else ""
+        if floor_p99_ms := statistics.median(pair.floor_p99_ms for pair in pairs):
+            latency += f" (p99 of the floor {floor_p99_ms:.1f})"
         rows.append(
             (line.what, f"{ours:,.0f}", f"{floor:,.0f}", f"{ratio:.2f}", spread, f"≥ {line.target}", latency, cpu)
         )

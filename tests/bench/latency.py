@@ -78,6 +78,7 @@ def _capacity(bench: Bench, kind: Kind) -> float:
     ready = itertools.cycle(list(itertools.islice(kind.requests(bench), kind.ready)))
     reached = load.run(bench.url, ready, connections=kind.closed, seconds=bench.seconds)
     assert reached.failed == 0, f"{reached.failed} requests failed"
+    assert reached.latencies, f"nothing was answered within {bench.seconds} s: measure for longer"
     return reached.per_s
 
 

@@ -21,11 +21,23 @@ from waiting import wait_until
 
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
+from sharding.cluster.breaker import FAILURES_TO_OPEN, OPEN_FOR_S
 from sharding.cluster.client import Answer, Call, ClusterClient
 from sharding.cluster.executor import form, observe
 from sharding.cluster.formation import Library, Shape
 from sharding.errors import Outcome, ShardOutcomeUnknown, ShardUnavailable
-from sharding.functions import LIBRARY_NAME, ApplyMode, Asked, Functions, May, apply_call, effects, library_code
+from sharding.functions import (
+    LIBRARY_NAME,
+    ApplyMode,
+    Asked,
+    Functions,
+    May,
+    apply_call,
+    effects,
+    library_code,
+    pack_list,
+    pointed,
+)
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId, member_of
 from sharding.shard_map import ShardMap
@@ -495,6 +507,25 @@ def test_a_paused_primary_costs_nobody_more_than_the_deadline(
         assert REGISTRY.get_sample_value("rangeboard_redis_failed_calls_total", labels), why
 
 
+def test_a_node_that_is_taken_to_be_down_is_tried_for_a_moment_only(
+    field_: Field, connect: Callable[..., ClusterClient]
+) -> None:
+    """Whoever tries it would go on waiting for it while another takes its place."""
+    client = connect(node_timeout_s=5.0)
+    paused, slots = next(iter(field_.primaries().items()))
+    slot = slots[82]
+    assert replies(client.execute([call(slot, "SET", "@down", 1)], Deadline.after(5))) == [b"OK"]
+    with field_.paused(paused):
+        for _ in range(FAILURES_TO_OPEN):
+            client._node(paused).breaker.failed(time.monotonic() - OPEN_FOR_S)
+        began = time.monotonic()
+        answer = client.execute_one(call(slot, "GET", "@down"), Deadline.after(5))
+        took = time.monotonic() - began
+    assert isinstance(answer.error, ShardUnavailable)
+    assert took < 2 * GRACE_S
+    wait_until(lambda: client.execute_one(call(slot, "GET", "@down"), Deadline.after(5)).reply == b"1")
+
+
 @pytest.mark.parametrize("connected", [True, False])
 def test_a_deadline_shorter_than_the_nodes_timeout_is_kept(
     field_: Field, connect: Callable[..., ClusterClient], connected: bool
@@ -798,7 +829,7 @@ def test_a_node_without_memory_refuses_writes_and_serves_reads(field_: Field, cl
     assert replies(client.execute([call(slot, "SET", "@full", 1)], Deadline.after(5))) == [b"OK"]
     field_.ask(address, "CONFIG", "SET", "maxmemory", 1)
     try:
-        claim = call(slot, "FCALL", "rb1_point", 1, "@bucket", "ann", 0, 1)
+        claim = call(slot, "FCALL", "rb1_point", 1, "@bucket", pack_list(["ann", 0, 1]))
         calls = [call(slot, "SET", "@full", 2), claim, call(slot, "GET", "@full")]
         written, claimed, read = client.execute(calls, Deadline.after(5))
     finally:
@@ -844,10 +875,10 @@ def test_the_library_registers_what_it_defines(field_: Field) -> None:
 def test_a_library_that_is_missing_is_loaded(field_: Field, client: ClusterClient) -> None:
     address, slots = next(iter(field_.primaries().items()))
     field_.ask(address, "FUNCTION", "FLUSH")
-    claims = [call(slot, "FCALL", "rb1_point", 1, "@bucket", "ann", 0, 1) for slot in slots[150:154]]
+    claims = [call(slot, "FCALL", "rb1_point", 1, "@bucket", pack_list(["ann", 0, 1])) for slot in slots[150:154]]
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda claim: client.execute_one(claim, Deadline.after(5), replicas=1), claims))
-    assert [answer.reply for answer in answers] == [[b"0:1"]] * 4
+    assert [[*pointed(answer.reply)] for answer in answers] == [[(0, 1)]] * 4
     assert not any(answer.repeated for answer in answers), "a function that is not there has done nothing"
 
 

@@ -18,7 +18,7 @@ from sharding.boards import BoardPeriod, Operator
 from sharding.cluster.client import Call
 from sharding.directory import Entry
 from sharding.errors import NotOnBoard, Unavailable
-from sharding.functions import ShardCall, pairs, read_tombstone
+from sharding.functions import ShardCall, departures, pairs, read_tombstone, step_call
 from sharding.leaderboard import Leaderboard, RankMode, Row, Submission
 from sharding.merge import Placed
 from sharding.periods import PeriodKind
@@ -336,11 +336,11 @@ def rows_of(leaderboard: Leaderboard, shard_map: ShardMap, shard: int) -> list[P
 
 def depart(board: Filled, player: PlayerId, source: int, target: int, epoch: int = 1) -> None:
     """Begin a move and die."""
-    call = ShardCall(board.shard_map.keys(source), "rb1_depart", (0, member_of(player), epoch, target))
+    call = step_call(board.shard_map.keys(source), "rb1_depart", [member_of(player), epoch, target])
     functions = board.leaderboard.functions
     (answer,) = functions.on_shards([call], board.shard_map.retry_window_ms, soon(), fence=True)
     assert answer.error is None
-    assert [code for code, _ in pairs(answer.reply)] == [1]
+    assert [code for code, _ in departures(answer.reply)] == [1]
 
 
 @pytest.fixture

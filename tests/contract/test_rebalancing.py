@@ -89,7 +89,7 @@ def test_a_row_that_arrives_by_an_old_map_is_found(
     home = best.shard_of(ann)
     (other,) = set(best.shards) - {home}
     packed = PackedScore(best.high - 1)
-    assert board.call(other, "rb1_arrive", 0, ann, pack_payload(Leaving(2, packed, Memory(), other))).refusal is None
+    assert board.step(other, "rb1_arrive", ann, pack_payload(Leaving(2, packed, Memory(), other))).refusal is None
     assert misplaced(leaderboard, board.shard_map) == {ann}
     while leaderboard.rebalancer.move_some(board.shard_map, other, Deadline.after(10)):
         pass

@@ -11,7 +11,7 @@ from records import audit, players
 from records.players import NewPlayer
 from runtime.settings import Settings
 from sharding.errors import NotOnBoard, PeriodClosed, UnknownPlayer
-from sharding.functions import ShardCall, pairs
+from sharding.functions import departures, step_call
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId, member_of
 from sharding.shard_map import cut_after
@@ -131,11 +131,10 @@ def test_a_player_who_is_on_the_move_is_moved_first_and_then_removed(open_one: O
     wider = board.leaderboard.rebalancer.switch(board.shard_map.recut([cut_after(1, board.shard_map.board.order)]))
     member = member_of(PlayerId("ann"))
     source = board.leaderboard.directory.locate(wider, [member], soon(), fresh=True).entries[member]
-    call = ShardCall(
-        wider.keys(source.shard), "rb1_depart", (0, member, source.epoch, wider.shard_for(-5 << 22, member))
-    )
+    target = wider.shard_for(-5 << 22, member)
+    call = step_call(wider.keys(source.shard), "rb1_depart", [member, source.epoch, target])
     (answer,) = board.leaderboard.functions.on_shards([call], wider.retry_window_ms, soon(), fence=True)
-    assert [code for code, _ in pairs(answer.reply)] == [1]
+    assert [code for code, _ in departures(answer.reply)] == [1]
     assert remove(board, "ann") == 5
     assert board.leaderboard.stats(board.name, soon()).total == 0
     assert board.win("ann", 4, "m2") == "applied"

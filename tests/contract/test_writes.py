@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from runtime.deadlines import Deadline
+from sharding.cluster.client import Call
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId, member_of
 from sharding.shard_map import ShardMap
@@ -59,6 +60,20 @@ def test_points_that_leave_the_range_take_the_row_along(
     assert all(view.strays == view.leaving == 0 for view in views)
     assert sum(view.outbox for view in views) == 5
     assert leaderboard.stats(shard_map.name, Deadline.after(10)).points_sum == 30
+
+
+def test_a_row_whose_packed_score_is_zero_is_a_row(
+    leaderboard: Leaderboard, open_board: Callable[..., ShardMap]
+) -> None:
+    """No points, in the first moment of a period: nothing else packs to 0."""
+    shard_map = open_board()
+    submit(leaderboard, shard_map, "ann", 0, "m1")
+    keys = shard_map.keys(0)
+    leaderboard.client.execute_one(
+        Call(keys.slot, ("ZADD", keys.rows, 0, member_of(PlayerId("ann")))), Deadline.after(5)
+    )
+    result = submit(leaderboard, shard_map, "ann", 0, "m2")
+    assert (result.status, result.points, result.rank) == (Status.APPLIED, 0, 1)
 
 
 def test_a_move_of_somebody_who_stays_changes_nothing(

@@ -1,4 +1,4 @@
-"""Run a fault scenario at any size: `python -m tests.faults killed_in_moves --times 1000`; exit code 1 if not clean.
+"""Run a fault scenario at any size: `make faults ARGS="killed_in_moves --times 1000"`; exit code 1 if not clean.
 
 `--large` is the size that docs/how-to/fault-tests.md tells of. The last line is the row of its table.
 """

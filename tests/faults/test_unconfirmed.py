@@ -17,7 +17,7 @@ from waiting import wait_until
 from runtime.deadlines import Deadline
 from sharding.directory import Entry
 from sharding.errors import LeaderboardError, NotDurable
-from sharding.functions import Depart, ShardCall, pairs
+from sharding.functions import Depart, departures, step_call
 from sharding.leaderboard import RankMode, Submission
 from sharding.players import PlayerId
 from sharding.submissions import Status
@@ -50,9 +50,9 @@ def depart_unheard(damage: Damage, where: Entry) -> int:
     board, rig = damage.rig.shard_map, damage.rig
     damage.set_row("ann", where.shard, -(1 << 22) * 305, where.epoch)
     target = board.shard_for(-(1 << 22) * 305, b"ann")  # type: ignore[arg-type]
-    call = ShardCall(board.keys(where.shard), "rb1_depart", (0, "ann", where.epoch, target))
+    call = step_call(board.keys(where.shard), "rb1_depart", ["ann", where.epoch, target])
     answer = rig.leaderboard.functions.on_shards([call], board.retry_window_ms, Deadline.after(5))[0]
-    assert next(pairs(answer.reply))[0] == Depart.DEPARTED
+    assert next(departures(answer.reply))[0] == Depart.DEPARTED
     return target
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -10,7 +10,7 @@ import msgpack
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer, Call, Refused
 from sharding.directory import Entry
-from sharding.functions import ApplyMode, Asked, apply_call, on_bucket, read_tombstone
+from sharding.functions import ApplyMode, Asked, apply_call, pack_list, point_call, read_tombstone
 from sharding.handoff.states import Clock, Gone, Head, Leaving, Live, Memory, Removed, State
 from sharding.keys import Windows, windows_at
 from sharding.leaderboard import Leaderboard
@@ -92,10 +92,14 @@ class RawBoard:
         answer = self._client.execute_one(Call(self.shard_map.keys(shard).slot, words), Deadline.after(10))
         return Said(answer.reply, _refusal(answer), Windows(0, 0))
 
-    def on_directory(self, function: str, members: Sequence[Member], args: Iterable[object]) -> Said:
-        """A function on the directory buckets of members that lie in one slot."""
+    def step(self, shard: int, function: str, *flat: object, option: int = 0) -> Said:
+        """A step of the handoff."""
+        return self.call(shard, function, option, pack_list(flat))
+
+    def point(self, members: Sequence[Member], *flat: object) -> Said:
+        """Point to members whose directory buckets lie in one slot."""
         buckets = [self.shard_map.directory.bucket(member) for member in members]
-        call = on_bucket(function, buckets[0][0], [key for _, key in buckets], list(args))
+        call = point_call(buckets[0][0], [key for _, key in buckets], flat)
         answer = self._client.execute_one(call, Deadline.after(10))
         return Said(answer.reply, _refusal(answer), Windows(0, 0))
 

@@ -8,7 +8,7 @@ import pytest
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
 from sharding.directory import Entry
-from sharding.functions import ApplyMode, Arrive, Asked, Code, May, arrivals, effects, pairs
+from sharding.functions import ApplyMode, Arrive, Asked, Code, May, arrivals, departures, effects, pointed
 from sharding.handoff.states import MOST_RECENT, Leaving, Memory, Removed
 from sharding.keys import windows_at
 from sharding.leaderboard import Leaderboard
@@ -84,7 +84,7 @@ def test_events_travel_through_the_edge_of_a_window(leaderboard: Leaderboard, op
     for member, shift in ((ANN, 1), (BOB, -1)):
         memory = Memory(window + shift, frozenset({EVENT}), frozenset({OTHER}))
         payload = pack_payload(Leaving(2, PackedScore(0), memory, 2))
-        said = board.call(2, "rb1_arrive", 0, member, payload)
+        said = board.step(2, "rb1_arrive", member, payload)
         assert next(arrivals(said.reply)).code == Arrive.ARRIVED
     ahead = apply(board, 2, (ANN, 1, EVENT), (ANN, 1, OTHER))
     assert codes(ahead) == [Code.DUPLICATE, Code.DUPLICATE]
@@ -140,15 +140,15 @@ def test_an_answer_that_rests_on_another_writers_work_is_written_anew(
         return offset(slot) > before
 
     apply(board, 0, (ANN, 5, EVENT), (BOB, 5, EVENT))
-    _, payload = next(pairs(board.call(0, "rb1_depart", 0, BOB, 1, 2).reply))
-    board.call(2, "rb1_arrive", 0, BOB, payload)
+    _, payload = next(departures(board.step(0, "rb1_depart", BOB, 1, 2).reply))
+    board.step(2, "rb1_arrive", BOB, payload)
     assert writes(slot, lambda: apply(board, 0, (ANN, 5, EVENT))), "a duplicate"
     assert writes(slot, lambda: apply(board, 0, (BOB, 5, OTHER))), "a player who is leaving"
-    assert writes(slot, lambda: board.call(0, "rb1_depart", 0, BOB, 1, 2)), "one who is leaving already"
-    assert writes(board.shard_map.keys(2).slot, lambda: board.call(2, "rb1_arrive", 0, BOB, payload)), "who is there"
+    assert writes(slot, lambda: board.step(0, "rb1_depart", BOB, 1, 2)), "one who is leaving already"
+    assert writes(board.shard_map.keys(2).slot, lambda: board.step(2, "rb1_arrive", BOB, payload)), "who is there"
     bucket_slot, _ = board.shard_map.directory.bucket(ANN)
-    board.on_directory("rb1_point", [ANN], (ANN, 0, 1))
-    assert writes(bucket_slot, lambda: board.on_directory("rb1_point", [ANN], (ANN, 2, 1))), "somebody else's claim"
+    board.point([ANN], ANN, 0, 1)
+    assert writes(bucket_slot, lambda: board.point([ANN], ANN, 2, 1)), "somebody else's claim"
 
 
 def test_a_row_that_a_repair_takes_away_leaves_no_memory(leaderboard: Leaderboard, open_board: OpenBoard) -> None:
@@ -169,10 +169,10 @@ def test_several_players_of_one_slot_are_pointed_to_at_once(leaderboard: Leaderb
     there = [member for member in members if board.shard_map.directory.bucket(member)[0] == slot]
     assert len(there) > 2
     args = [arg for number, member in enumerate(there) for arg in (member, number, number + 1)]
-    said = board.on_directory("rb1_point", there, args)
-    assert said.reply == [b"%d:%d" % (number, number + 1) for number in range(len(there))]
-    again = board.on_directory("rb1_point", [there[0], there[0]], (there[0], 7, 5, there[0], 8, 4))
-    assert again.reply == [b"7:5", b"7:5"], "in one call, too, the higher epoch stays"
+    said = board.point(there, *args)
+    assert list(pointed(said.reply)) == [(number, number + 1) for number in range(len(there))]
+    again = board.point([there[0], there[0]], there[0], 7, 5, there[0], 8, 4)
+    assert list(pointed(again.reply)) == [(7, 5), (7, 5)], "in one call, too, the higher epoch stays"
     assert board.entries(there[:2]) == {there[0]: Entry(7, 5), there[1]: Entry(1, 2)}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.deadlines import Deadline
 from sharding.directory import Entry
-from sharding.functions import Asked, May, arrivals, pairs
+from sharding.functions import Asked, May, arrivals, departures
 from sharding.handoff.mover import leaving
 from sharding.handoff.states import Gone, Leaving, Live, Memory, State
 from sharding.leaderboard import Leaderboard
@@ -34,14 +34,14 @@ def submit(board: RawBoard, shard: int, value: int, event: bytes) -> None:
 
 
 def depart(board: RawBoard, source: int, epoch: int, target: int) -> bytes:
-    (_, payload) = next(pairs(board.call(source, "rb1_depart", 0, ANN, epoch, target).reply))
+    (_, payload) = next(departures(board.step(source, "rb1_depart", ANN, epoch, target).reply))
     assert isinstance(read_leaving(payload), Leaving)
     return payload
 
 
 def arrive(board: RawBoard, target: int, payload: bytes, epoch: int) -> None:
-    assert next(arrivals(board.call(target, "rb1_arrive", 0, ANN, payload).reply)).epoch == epoch
-    board.on_directory("rb1_point", [ANN], (ANN, target, epoch))
+    assert next(arrivals(board.step(target, "rb1_arrive", ANN, payload).reply)).epoch == epoch
+    board.point([ANN], ANN, target, epoch)
 
 
 def states(board: RawBoard) -> dict[int, State]:
@@ -72,7 +72,7 @@ def test_a_move_that_lay_unfinished_for_days(leaderboard: Leaderboard, board: Ra
     arrive(board, MIDDLE, old, 2)
     submit(board, MIDDLE, 15, b"event-02aa")
     arrive(board, TOP, depart(board, MIDDLE, 2, TOP), 3)
-    board.call(MIDDLE, "rb1_finish", 0, ANN, 3)
+    board.step(MIDDLE, "rb1_finish", ANN, 3)
     windows = board.call(0, "rb1_find", 0).windows
     board.bare(MIDDLE, "UNLINK", board.shard_map.keys(MIDDLE).for_function(windows)[5])
     assert MIDDLE not in states(board)
@@ -92,7 +92,7 @@ def test_a_move_that_somebody_else_finished(leaderboard: Leaderboard, board: Raw
     submit(board, BOTTOM, 15, b"event-01aa")
     payload = depart(board, BOTTOM, 1, MIDDLE)
     arrive(board, MIDDLE, payload, 2)
-    board.call(BOTTOM, "rb1_finish", 0, ANN, 2)
+    board.step(BOTTOM, "rb1_finish", ANN, 2)
     moved = leaderboard.mover.complete(board.shard_map, {ANN: leaving(BOTTOM, payload)}, Deadline.after(10))
     assert moved[ANN].entry == Entry(MIDDLE, 2)
 
@@ -103,9 +103,9 @@ def test_a_move_is_finished_from_wherever_it_stands(leaderboard: Leaderboard, bo
     submit(board, BOTTOM, 15, b"event-01aa")
     payload = depart(board, BOTTOM, 1, MIDDLE)
     begun = [
-        lambda: board.call(MIDDLE, "rb1_arrive", 0, ANN, payload),
-        lambda: board.on_directory("rb1_point", [ANN], (ANN, MIDDLE, 2)),
-        lambda: board.call(BOTTOM, "rb1_finish", 0, ANN, 2),
+        lambda: board.step(MIDDLE, "rb1_arrive", ANN, payload),
+        lambda: board.point([ANN], ANN, MIDDLE, 2),
+        lambda: board.step(BOTTOM, "rb1_finish", ANN, 2),
     ]
     for step in begun[:steps]:
         step()

@@ -8,6 +8,7 @@ and counter is compared. What is refused as malformed leaves every key of the bo
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import msgpack
 import pytest
@@ -17,7 +18,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sharding.boards import Operator
 from sharding.directory import Entry
-from sharding.functions import ApplyMode, Arrive, Asked, Code, May, arrivals, effects, pairs
+from sharding.functions import (
+    ApplyMode,
+    Arrive,
+    Asked,
+    Code,
+    May,
+    arrivals,
+    departures,
+    effects,
+    pairs,
+    pointed,
+    strays,
+)
 from sharding.handoff import states
 from sharding.handoff.states import ABSENT, Gone, Leaving, Live, Memory, Removed, State, Told
 from sharding.keys import Windows
@@ -171,8 +184,8 @@ class Functions(RuleBasedStateMachine):
 
     def depart(self, shard: int, batch: list[tuple[Member, int, int]]) -> None:
         args = [arg for player in batch for arg in player]
-        said = self.accepted(self.board.call(shard, "rb1_depart", 0, *args))
-        for (member, expected, target), (code, detail) in zip(batch, pairs(said.reply), strict=True):
+        said = self.accepted(self.board.step(shard, "rb1_depart", *args))
+        for (member, expected, target), (code, detail) in zip(batch, departures(said.reply), strict=True):
             head, clock = self.board.head(shard, member), self.board.clock(said)
             after, told = states.depart(self.at(shard, member), head, clock, expected=expected, target=target)
             self.moved(shard, member, after)
@@ -227,7 +240,7 @@ class Functions(RuleBasedStateMachine):
 
     def arrive(self, shard: int, batch: list[tuple[Member, Leaving]], places: bool) -> None:
         args = [arg for member, payload in batch for arg in (member, pack_payload(payload))]
-        said = self.accepted(self.board.call(shard, "rb1_arrive", int(places), *args))
+        said = self.accepted(self.board.step(shard, "rb1_arrive", *args, option=int(places)))
         for (member, payload), arrival in zip(batch, arrivals(said.reply), strict=True):
             head, clock = self.board.head(shard, member), self.board.clock(said)
             after, told = states.arrive(self.at(shard, member), head, clock, payload=payload)
@@ -241,8 +254,8 @@ class Functions(RuleBasedStateMachine):
 
     @rule(shard=shards, batch=st.lists(st.tuples(players, epochs), max_size=3, unique_by=lambda one: one[0]))
     def finish(self, shard: int, batch: list[tuple[Member, int]]) -> None:
-        said = self.accepted(self.board.call(shard, "rb1_finish", 0, *[arg for player in batch for arg in player]))
-        for (member, epoch), done in zip(batch, said.reply[1:], strict=True):
+        said = self.accepted(self.board.step(shard, "rb1_finish", *[arg for player in batch for arg in player]))
+        for (member, epoch), done in zip(batch, msgpack.unpackb(said.reply[1]), strict=True):
             after, told = states.finish(self.at(shard, member), epoch=epoch)
             self.moved(shard, member, after)
             assert done == told
@@ -254,9 +267,9 @@ class Functions(RuleBasedStateMachine):
 
     @rule(member=players, shard=shards, epoch=st.integers(1, 8))
     def point(self, member: Member, shard: int, epoch: int) -> None:
-        said = self.accepted(self.board.on_directory("rb1_point", [member], (member, shard, epoch)))
+        said = self.accepted(self.board.point([member], member, shard, epoch))
         self.entries[member] = states.point(self.entries.get(member), wanted=Entry(shard, epoch))
-        assert said.reply == [f"{self.entries[member].shard}:{self.entries[member].epoch}".encode()]
+        assert list(pointed(said.reply)) == [self.entries[member]]
 
     @rule(shard=shards, batch=st.lists(st.tuples(players, shards, st.integers(0, 8)), max_size=3))
     def bury(self, shard: int, batch: list[tuple[Member, int, int]]) -> None:
@@ -303,7 +316,7 @@ class Functions(RuleBasedStateMachine):
     def strays(self, shard: int) -> None:
         said = self.accepted(self.board.call(shard, "rb1_strays", 100))
         listed = {}
-        for member, epoch, packed, payload in zip(*[iter(said.reply[2:])] * 4, strict=True):
+        for member, epoch, packed, payload in strays(said.reply):
             listed[member] = (epoch, int(packed), read_leaving(payload) if payload else None)
         expected = {}
         for member in PLAYERS:
@@ -328,13 +341,13 @@ class Functions(RuleBasedStateMachine):
             st.sampled_from(
                 [
                     ("RBNOHEAD", lambda: self.board.apply(NO_SHARD, fine)),
-                    ("RBNOHEAD", lambda: self.board.call(NO_SHARD, "rb1_arrive", 0, member, b"")),
-                    ("RBNOHEAD", lambda: self.board.call(NO_SHARD, "rb1_depart", 0, member, 1, 1)),
-                    ("RBNOHEAD", lambda: self.board.call(NO_SHARD, "rb1_finish", 0, member, 1)),
+                    ("RBNOHEAD", lambda: self.board.step(NO_SHARD, "rb1_arrive", member, b"")),
+                    ("RBNOHEAD", lambda: self.board.step(NO_SHARD, "rb1_depart", member, 1, 1)),
+                    ("RBNOHEAD", lambda: self.board.step(NO_SHARD, "rb1_finish", member, 1)),
                     *(
                         ("RBWINDOW", lambda shift=shift, call=call: self.board.call(shard, *call, shift=shift))
                         for shift in (Windows(1, 0), Windows(-1, 0), Windows(0, 1), Windows(0, -1))
-                        for call in (("rb1_apply", NO_LIMIT, 0, "", b"", b""), ("rb1_depart", 0, member, 1, 1))
+                        for call in (("rb1_apply", NO_LIMIT, 0, "", b"", b""), ("rb1_depart", 0, b"\x90"))
                     ),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0, "", b"\xc1", b"")),
@@ -349,27 +362,34 @@ class Functions(RuleBasedStateMachine):
                     ("RBFORM", lambda: packed(member, 1, event, creators="11")),
                     ("RBFORM", lambda: packed(member, 1, event, limit="many")),
                     ("RBBACKLOG", lambda: self.board.apply(shard, fine, limit=0)),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1)),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, 1, "x")),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, "x", 1)),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, 1, member, 1, 1)),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, "1.5")),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, member, 1, -1)),
-                    ("RBFORM", lambda: self.board.on_directory("rb1_point", [member], (member, 1, 2**31))),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", 0, member)),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", 0, member, b"", member, b"")),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member, 1, member, 1)),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member)),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_finish", 0, member, "x")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0)),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, b"\xc1")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", 0, b"\x07")),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_depart", member, 1)),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_depart", 7, 1, 1)),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_depart", member, None, 1)),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_depart", member, [1], 1)),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_depart", member, 1, 1, member, 1, "x")),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_depart", member, 1, 1, member, "x", 1)),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_depart", member, 1, 1, member, 1, 1)),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_depart", member, 1, "1.5")),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_depart", member, 1, -1)),
+                    ("RBFORM", lambda: self.board.point([member], member, 1, 2**31)),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_arrive", member)),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_arrive", member, b"", member, b"")),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_finish", member, 1, member, 1)),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_finish", member)),
+                    ("RBFORM", lambda: self.board.step(shard, "rb1_finish", member, "x")),
                     (
                         "RBFORM",
-                        lambda: self.board.on_directory("rb1_point", [member] * 2, (member, 1, 9, member, 1, "x")),
+                        lambda: self.board.point([member] * 2, member, 1, 9, member, 1, "x"),
                     ),
                     (
                         "RBFORM",
-                        lambda: self.board.on_directory("rb1_point", [member] * 2, (member, 1, 9, member, "x", 9)),
+                        lambda: self.board.point([member] * 2, member, 1, 9, member, "x", 9),
                     ),
-                    ("RBFORM", lambda: self.board.on_directory("rb1_point", [member], (member, 1))),
+                    ("RBFORM", lambda: self.board.point([member], member, 1)),
+                    ("RBFORM", lambda: self.board.point([member] * 2, member, 1, 9, 7, 1, 9)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_bury", member, 1)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_bury", member, 1, 9, member, 1, "x")),
                     (
@@ -414,7 +434,7 @@ class Functions(RuleBasedStateMachine):
         assert self.windows.recent
         other = next(player for player in PLAYERS if player != member)
         fine = Leaving(9, PackedScore(5), Memory(self.windows.recent), shard)
-        said = self.accepted(self.board.call(shard, "rb1_arrive", 0, other, pack_payload(fine), member, payload))
+        said = self.accepted(self.board.step(shard, "rb1_arrive", other, pack_payload(fine), member, payload))
         clock = self.board.clock(said)
         after, _ = states.arrive(self.at(shard, other), self.board.head(shard, other), clock, payload=fine)
         self.moved(shard, other, after)
@@ -470,10 +490,10 @@ class Functions(RuleBasedStateMachine):
         return said
 
     @staticmethod
-    def read(code: int, detail: bytes) -> object:
+    def read(code: int, detail: Any) -> object:
         """The detail of an effect in the table's words."""
         if code in {Code.APPLIED, Code.DUPLICATE}:
-            return int(detail) if detail else ""
+            return "" if detail == b"" else int(detail)
         if code == Code.LEAVING:
             return read_leaving(detail)
         if code == Code.GONE:

@@ -37,7 +37,7 @@ from hypothesis.stateful import (
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
 from sharding.boards import Operator
-from sharding.functions import ShardCall, pairs
+from sharding.functions import departures, step_call
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.merge import Placed
 from sharding.periods import Period, PeriodKind, following, period_at
@@ -296,10 +296,10 @@ class Reads(RuleBasedStateMachine):
         if target != found.shard:
             entry = leaderboard.directory.locate(self.shard_map, [member], soon(), fresh=True).of(member)
             assert entry is not None
-            call = ShardCall(self.shard_map.keys(found.shard), "rb1_depart", (0, member, entry.epoch, target))
+            call = step_call(self.shard_map.keys(found.shard), "rb1_depart", [member, entry.epoch, target])
             (answer,) = leaderboard.functions.on_shards([call], 3_600_000, soon(), fence=True)
             assert answer.error is None
-            assert [code for code, _ in pairs(answer.reply)] == [1]
+            assert [code for code, _ in departures(answer.reply)] == [1]
             self.happened["move begun"] += 1
 
     # -- reads

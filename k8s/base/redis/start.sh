@@ -13,7 +13,7 @@ set -eu
 
 here=$(dirname "$0")
 data=${DATA_DIR:-/data}
-failover_s=13 # to notice the dead primary (cluster-node-timeout) and to elect, twice if votes are missing
+failover_s=11 # to notice the dead primary (cluster-node-timeout) and to elect, twice if votes are missing
 
 if [ -e "$data/nodes.conf" ]; then
   primary=$(awk '/myself,master/ { print $1 }' "$data/nodes.conf")

@@ -12,13 +12,16 @@ from gevent import monkey
 monkey.patch_all()
 
 import gzip, io, json
+from datetime import UTC, datetime, timedelta
 import gevent
 from api.batches import NDJSON, BatchAnswers, read_items
-from api.boards import Asked
+from api.boards import BoardRules
 from api.requests import Call
 from api.schemas import BatchQuery
+from api.scores import Admission
+from records.boards import Board
 from runtime.deadlines import Deadline
-from sharding.submissions import Result, Status, Submission
+from sharding.submissions import Result, Status
 
 turns = 0
 
@@ -32,13 +35,11 @@ def read(body, **headers):
     environ = {"CONTENT_TYPE": NDJSON, "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
     return read_items(environ | headers, 8_388_608)
 
-class Board:
+class Leaderboard:
     def submit(self, name, submissions, deadline, *, rank):
         return [Result(Status.APPLIED, submission.value) for submission in submissions]
 
-def admit(body, match_id, request_id):
-    return Asked(None, None, "everybody's"), Submission(body.user_id, body.score, match_id)
-
+rules = BoardRules(lambda name: Board(name, created_at=datetime.now(UTC)))
 items = [json.dumps({"user_id": "ann", "score": number}).encode() for number in range(10_000)]
 gevent.spawn(other)
 gevent.sleep(0)
@@ -49,7 +50,7 @@ turns = 0
 assert len(read(body, HTTP_CONTENT_ENCODING="gzip")) == 1
 """
 APPLIED = """
-answers = BatchAnswers(Board(), admit)
+answers = BatchAnswers(Leaderboard(), lambda: Admission(rules, timedelta()))
 call = Call("request", Deadline.after(60), BatchQuery(), read(b"\\n".join(items)))
 turns = 0
 assert answers.submit(call).applied == 10_000

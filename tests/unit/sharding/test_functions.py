@@ -23,10 +23,13 @@ from sharding.functions import (
     Payload,
     Stray,
     arrivals,
+    departures,
     effects,
     library_code,
     map_version,
+    pack_list,
     pairs,
+    pointed,
     read_payload,
     read_tombstone,
     strays,
@@ -118,24 +121,31 @@ def test_replies_are_cut_into_one_answer_each() -> None:
     assert list(effects(reply)) == [Effect(1, -42, 0, 0), Effect(3, b"payload", -1, 0)]
     assert map_version(reply) == 7
     assert list(pairs([7, 1, b"payload", 3, b""])) == [(1, b"payload"), (3, b"")]
-    assert list(arrivals([7, 1, 2, 0, 0, 5, 0, -1, 0])) == [Arrival(1, 2, 0, 0), Arrival(5, 0, -1, 0)]
-    assert list(strays([7, 0, b"ann", 2, b"-4503599627370496", b""])) == [Stray(b"ann", 2, LOWEST, b"")]
-    assert (
-        list(effects([0, 1, msgpack.packb([])]))
-        == list(pairs([1]))
-        == list(arrivals([1]))
-        == list(strays([1, 0]))
-        == []
-    )
+    assert list(departures([7, pack_list([1, b"payload", 3, b""])])) == [(1, b"payload"), (3, b"")]
+    assert list(arrivals([7, pack_list([1, 2, 0, 0, 5, 0, -1, 0])])) == [Arrival(1, 2, 0, 0), Arrival(5, 0, -1, 0)]
+    assert list(pointed(pack_list([3, 1, 0, 7]))) == [(3, 1), (0, 7)]
+    assert list(strays([7, 0, pack_list([b"ann", 2, LOWEST, b""])])) == [Stray(b"ann", 2, LOWEST, b"")]
+    none = pack_list([])
+    for read, reply in (
+        (effects, [0, 1, none]),
+        (pairs, [1]),
+        (departures, [1, none]),
+        (arrivals, [1, none]),
+        (pointed, none),
+        (strays, [1, 0, none]),
+    ):
+        assert list(read(reply)) == []
 
 
 @pytest.mark.parametrize(
     ("read", "reply"),
     [
-        (effects, [1, 2, msgpack.packb([1, 2, 3])]),
+        (effects, [1, 2, pack_list([1, 2, 3])]),
         (pairs, [1, 2, 3, 4]),
-        (arrivals, [1, 2, 3, 4]),
-        (strays, [1, 2, 3, 4, 5]),
+        (departures, [1, pack_list([1, 2, 3])]),
+        (arrivals, [1, pack_list([1, 2, 3])]),
+        (pointed, pack_list([1, 2, 3])),
+        (strays, [1, 2, pack_list([1, 2, 3])]),
     ],
 )
 def test_a_reply_of_another_form_is_not_half_read(read, reply) -> None:

@@ -3,7 +3,7 @@
 `protocol.py` has the actors, programs that live by the table in `sharding/handoff/states.py`; `world.py` says what can
 happen next, `judge.py` what must hold. From the start the explorer follows, breadth first, every order in which
 
-- writers take their next step (one submission each, some of them the same one, sent twice),
+- writers take their next step (one submission each, some of them the same one, sent twice; or one removal or hiding),
 - the sweeper begins and goes on, with old and new versions of the map,
 - replicas catch up, and primaries die: with what no replica had, or with no more than the answers on their way,
 - shards learn of a new map, the scrub looks at places, a day passes (tombstones expire, requests in flight are dead).
@@ -14,6 +14,7 @@ wherever it stands, must get to its end alone, with everybody else dead (`progre
 
     python -m tests.unit.sharding.handoff.explorer 4,3,-2                 three writers, their points
     python -m tests.unit.sharding.handoff.explorer 4,-3 --failovers 1     two, and a primary dies; more: --help
+    python -m tests.unit.sharding.handoff.explorer 4,3,remove             two, and the player is taken off the board
     python -m tests.unit.sharding.handoff.explorer large                  what takes minutes
 
 It prints the shortest path to the first anomaly, or the number of states without one.
@@ -25,10 +26,10 @@ from collections import deque
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sharding.handoff.states import Leaving, Live
+from sharding.handoff.states import Leaving, Live, Removed
 from sharding.scores import Order, points_of
 from tests.unit.sharding.handoff.judge import AT_REST, Anomaly, Judge
-from tests.unit.sharding.handoff.protocol import SHARDS, Actor, Bucket, Rule, Shard, Waiting
+from tests.unit.sharding.handoff.protocol import SHARDS, Actor, Aside, Bucket, Rule, Shard, Waiting, Wish
 from tests.unit.sharding.handoff.world import N, Scenario, Snapshot, World
 
 ANYTHING = frozenset(Anomaly)
@@ -53,12 +54,14 @@ class Search:
         return ", ".join(f"{key} {value}" for key, value in told.items() if value)
 
 
-#: What takes minutes: `large` in place of the values.
+#: What takes minutes: `large` in place of the wishes.
 LARGE = (
     Search(Scenario((4, 3, -2)), progress=True),
     Search(Scenario((4, -3, 4), days=1)),
     Search(Scenario((4, -3), failovers=1, new_map=True)),
     Search(Scenario((4, -3), failovers=2, scrubs=2)),
+    Search(Scenario((4, -3, Aside.REMOVE), failovers=1)),
+    Search(Scenario((4, -3, Aside.HIDE), failovers=1)),
     Search(Scenario((4, 7), failovers=1, without=frozenset({Rule.FENCE})), scrub_at_rest=True, seek=AT_REST),
 )
 
@@ -122,17 +125,19 @@ def _words(value: Any) -> str:
             return f"{_words(value.player)} (map {value.version})"
         case Bucket():
             return f"{tuple(value.entry) if value.entry else None}"
-        case Live() | Leaving():
+        case Live() | Leaving() | Removed():
             target = f" -> {value.target}" if isinstance(value, Leaving) else ""
+            points = "" if isinstance(value, Removed) else f" {points_of(value.packed, Order.ASC)} points,"
+            hidden = ", hidden" if not isinstance(value, Removed) and value.hidden else ""
             events = sorted(event.decode() for event in value.memory.recent | value.memory.before)
-            return (
-                f"{type(value).__name__}({value.epoch}, {points_of(value.packed, Order.ASC)} points, {events}){target}"
-            )
+            return f"{type(value).__name__}({value.epoch},{points} {events}{hidden}){target}"
         case Waiting():
             return f"waits for the replica of {value.place}, then {_words(value.then)}"
         case Actor():
             at = tuple(value.entry) if value.entry else ""
-            told = [name for name in ("acked", "refused", "unsure", "may_create") if getattr(value, name)]
+            told = [
+                name for name in ("acked", "refused", "unsure", "may_create", "may_begin_anew") if getattr(value, name)
+            ]
             return f"{value.do.name.lower()} {at} {' '.join(told)}".rstrip()
     return str(value)
 
@@ -144,7 +149,7 @@ def main() -> None:
     """Explore what the command line says."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument(
-        "values", help="what each writer submits, as 4,3,-2 (shards hold (-inf,3) [3,6) [6,inf)), or: large"
+        "wishes", help="what each writer does, as 4,-2,remove,hide (shards hold (-inf,3) [3,6) [6,inf)), or: large"
     )
     ask.add_argument("--matches", type=_numbers, default=(), help="the match of each writer; the same twice: a retry")
     ask.add_argument("--failovers", type=int, default=0)
@@ -156,12 +161,12 @@ def main() -> None:
     ask.add_argument("--without", action="append", type=str.upper, choices=list(Rule.__members__), default=[])
     ask.add_argument("--seek", action="append", type=str.upper, choices=list(Anomaly.__members__), default=[])
     given = ask.parse_args()
-    if given.values == "large":
+    if given.wishes == "large":
         found = [_report(search) for search in LARGE]
         raise SystemExit(any(found))
     without = frozenset(Rule[name] for name in given.without)
     scenario = Scenario(
-        _numbers(given.values), given.matches, given.failovers, given.days, given.scrubs, given.new_map, without
+        _wishes(given.wishes), given.matches, given.failovers, given.days, given.scrubs, given.new_map, without
     )
     seek = frozenset(Anomaly[name] for name in given.seek) or ANYTHING
     raise SystemExit(_report(Search(scenario, given.progress, given.scrub_at_rest, seek)))
@@ -177,6 +182,10 @@ def _report(search: Search) -> bool:
         print(" ", line)
     print(f"{outcome.states:,} states in {seconds:.1f} s: {outcome.anomaly or 'every invariant holds'}\n")
     return outcome.anomaly is not None
+
+
+def _wishes(text: str) -> tuple[Wish, ...]:
+    return tuple(Aside(word) if word in set(Aside) else int(word) for word in text.split(","))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from sharding.directory import Entry
-from sharding.handoff.states import Leaving, Live, State
+from sharding.handoff.states import Leaving, Live, Removed, State
 from sharding.scores import Order, points_of
-from tests.unit.sharding.handoff.protocol import SHARDS, Actor, Do, Waiting, head_of
+from tests.unit.sharding.handoff.protocol import HIDING, SHARDS, Actor, Do, Waiting, head_of
 from tests.unit.sharding.handoff.world import N, Snapshot, World
 
 #: Calls after which something that has not come to its end never will.
@@ -17,8 +17,8 @@ class Anomaly(StrEnum):
     """What must not happen."""
 
     DUPLICATED = "two live rows"
-    LOST = "an acknowledged submission is in no row"
-    FORGED = "the points are not the fold of the events"
+    LOST = "what was acknowledged is in no row"
+    FORGED = "the points are not the fold of the events since the last removal"
     UNAUDITED = "the row and the audit tell of different events"
     PHANTOM = "a refused submission counts"
     BLOCKED = "a writer needs somebody who may be dead"
@@ -79,17 +79,21 @@ class Judge:
         players = [shard.player for shard in shards]
         events = _owned(players)
         audit = [event for shard in shards for event in shard.outbox]
+        taken = [each for shard in shards for each in shard.taken]
         wrong = {
-            Anomaly.DUPLICATED: sum(isinstance(player, Live) for player in players) > 1,
-            Anomaly.FORGED: any(self._is_forged(player) for player in players),
-            Anomaly.UNAUDITED: sorted(audit) != sorted(events),
+            # The mark of a removed player stands in the place of its row.
+            Anomaly.DUPLICATED: sum(isinstance(player, Live | Removed) for player in players) > 1,
+            Anomaly.FORGED: any(self._is_forged(player, taken) for player in players),
+            Anomaly.UNAUDITED: sorted(audit) != sorted(events - {HIDING}),
         }
         return [anomaly for anomaly, so in wrong.items() if so], events
 
-    def _is_forged(self, player: State) -> bool:
+    def _is_forged(self, player: State, taken: list[tuple[bytes, frozenset[bytes]]]) -> bool:
         if not isinstance(player, Live | Leaving):
             return False
-        return points_of(player.packed, Order.ASC) != sum(self._value_of[event] for event in _events(player))
+        events = _events(player)
+        counting = events.difference(*(before for removal, before in taken if removal in events))
+        return points_of(player.packed, Order.ASC) != sum(self._value_of[event] for event in counting)
 
     # -- the writers
 
@@ -162,26 +166,30 @@ class Judge:
 
     def _untidy(self, state: Snapshot) -> Anomaly | None:
         shards = [self._world.shard(state, number) for number in SHARDS]
-        live = [(number, shard) for number, shard in enumerate(shards) if isinstance(shard.player, Live)]
+        live = [(number, shard) for number, shard in enumerate(shards) if isinstance(shard.player, Live | Removed)]
         if any(isinstance(shard.player, Leaving) for shard in shards):
             return Anomaly.UNFINISHED
         if len(live) > 1:
             return Anomaly.SPLIT
         for number, shard in live:
-            assert isinstance(shard.player, Live)
-            if head_of(number, shard.version).is_stray(shard.player.packed):
+            assert isinstance(shard.player, Live | Removed)
+            is_row = isinstance(shard.player, Live)
+            if is_row and head_of(number, shard.version).is_stray(shard.player.packed):
                 return Anomaly.MISPLACED
             if self._world.entry(state) != Entry(number, shard.player.epoch):
                 return Anomaly.STALE
         return None
 
 
-def _events(player: Live | Leaving) -> frozenset[bytes]:
+def _events(player: Live | Leaving | Removed) -> frozenset[bytes]:
     return player.memory.recent | player.memory.before
 
 
 def _owned(players: list[State]) -> frozenset[bytes]:
-    """The events of whoever holds the player: the latest epoch, live rather than leaving."""
-    held = [player for player in players if isinstance(player, Live | Leaving)]
-    owner = max(held, key=lambda player: (player.epoch, isinstance(player, Live)), default=None)
-    return _events(owner) if owner else frozenset()
+    """The events of whoever holds the player: the latest epoch, live rather than leaving; and HIDING if hidden."""
+    held = [player for player in players if isinstance(player, Live | Leaving | Removed)]
+    owner = max(held, key=lambda player: (player.epoch, not isinstance(player, Leaving)), default=None)
+    if owner is None:
+        return frozenset()
+    is_hidden = not isinstance(owner, Removed) and owner.hidden
+    return _events(owner) | {HIDING} if is_hidden else _events(owner)

@@ -2,6 +2,8 @@
 
 One player, three shards, a directory; each of these is a *place*. A program makes one call to one place, and goes on by
 the answer. Which rules it keeps is a parameter: to see what a rule is for, leave it out.
+
+A writer submits points; or it takes the player off the board, or hides it, which is done alike (`aside.py`).
 """
 
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import NamedTuple
 from sharding.directory import FIRST_EPOCH, Entry
 from sharding.functions import Arrive, Code, Depart
 from sharding.handoff import states
-from sharding.handoff.states import ABSENT, Clock, Gone, Head, Leaving, Live, Memory, State
+from sharding.handoff.states import ABSENT, Clock, Gone, Head, Leaving, Live, Memory, State, Told
 from sharding.scores import HIGHEST, LOWEST, Order, PackedScore, pack
 
 SHARDS = (0, 1, 2)
@@ -33,17 +35,35 @@ class Rule(StrEnum):
     OWN_CLAIM = "only the writer's own claim lets it create"
     TOMBSTONES = "tombstones outlive requests"
     UNSURE = "what was sent without an answer is not refused"
+    MARK = "a removed row leaves a mark"
+
+
+class Aside(StrEnum):
+    """What a writer may do instead of submitting."""
+
+    REMOVE = "remove"
+    HIDE = "hide"
+
+
+#: What one writer wants: points, or one of those.
+Wish = int | Aside
+#: Stands among the events of a hidden player: what whoever hides it is told about.
+HIDING = b"hiding----"
 
 
 # -- places
 
 
 class Shard(NamedTuple):
-    """A shard's slot: the player in it, the events in its outbox, and the version of the map in its head."""
+    """A shard's slot: the player in it, the events in its outbox, and the version of the map in its head.
+
+    `taken`: what removals took back here, each as its own event and those before it.
+    """
 
     player: State = ABSENT
     outbox: frozenset[bytes] = frozenset()
     version: int = 1
+    taken: frozenset[tuple[bytes, frozenset[bytes]]] = frozenset()
 
 
 class Bucket(NamedTuple):
@@ -108,6 +128,7 @@ class Actor(NamedTuple):
     version: int = 1
     departures: int = 0
     may_create: bool = False
+    may_begin_anew: bool = False
     acked: bool = False
     refused: bool = False
     #: a sending of the submission got no answer
@@ -132,11 +153,14 @@ FENCED = {Do.CLAIM, Do.APPLY, Do.DEPART, Do.ARRIVE, Do.POINT, Do.COMPARE, Do.COR
 class Programs:
     """What actors do: one call to one place at a time."""
 
-    def __init__(self, values: tuple[int, ...], matches: tuple[int, ...], without: frozenset[Rule]) -> None:
-        self.values = values
-        matches = matches or tuple(range(len(values)))
+    def __init__(self, wishes: tuple[Wish, ...], matches: tuple[int, ...], without: frozenset[Rule]) -> None:
+        self.wishes = wishes
+        matches = matches or tuple(range(len(wishes)))
+        #: the points of each wish; a removal is an event without any
+        self.values = tuple(wish if isinstance(wish, int) else 0 for wish in wishes)
         self.events = tuple(
-            b"match--%d" % match + b"%+02d" % value for match, value in zip(matches, self.values, strict=True)
+            HIDING if wish is Aside.HIDE else b"match--%d" % match + b"%+02d" % value
+            for match, wish, value in zip(matches, wishes, self.values, strict=True)
         )
         self.value_of = dict(zip(self.events, self.values, strict=True))
         self.without = without
@@ -165,7 +189,7 @@ class Programs:
     def _forget(actor: Actor) -> Actor:
         """The actor without what it will not use again: the fewer states, the further one sees."""
         if actor.acked:
-            actor = actor._replace(may_create=False, unsure=False)
+            actor = actor._replace(may_create=False, may_begin_anew=False, unsure=False)
         match actor.do:
             case Do.DEPART | Do.RESTORE | Do.COMPARE | Do.BURY:
                 return actor
@@ -185,6 +209,10 @@ class Programs:
             case Do.LOCATE if stored:
                 may_create = Rule.OWN_CLAIM in self.without and stored.epoch == FIRST_EPOCH
                 return bucket, actor._replace(do=Do.APPLY, entry=stored, may_create=may_create)
+            case Do.LOCATE | Do.LOCATE_AGAIN if not self._submits(actor) and (
+                not stored or (actor.do is Do.LOCATE_AGAIN and stored.epoch == FIRST_EPOCH)
+            ):
+                return bucket, self.end(actor._replace(refused=True))  # the player has no row yet
             case Do.LOCATE | Do.LOCATE_AGAIN if not stored:
                 first = Entry(home(pack(self.values[actor.who], 0, Order.ASC), actor.version), FIRST_EPOCH)
                 return bucket, actor._replace(do=Do.CLAIM, entry=actor.entry or first)
@@ -247,21 +275,41 @@ class Programs:
                 return shard._replace(player=player), self.end(actor)
         raise AssertionError(actor)
 
+    def _submits(self, actor: Actor) -> bool:
+        return actor.who < 0 or isinstance(self.wishes[actor.who], int)
+
+    def _ask_for(self, actor: Actor, shard: Shard, head: Head, clock: Clock) -> tuple[Shard, Told]:
+        """What the shard makes of what a writer wants of it."""
+        wish, event, before = self.wishes[actor.who], self.events[actor.who], shard.player
+        match wish:
+            case Aside.HIDE:
+                player, told = states.hide(before, hidden=True)
+                return shard._replace(player=player), told
+            case Aside.REMOVE:
+                player, told = states.remove(before, clock, event=event)
+                if told.code == Code.APPLIED:
+                    assert isinstance(before, Live)
+                    if Rule.MARK in self.without:
+                        player = ABSENT
+                    taken = (event, before.memory.recent | before.memory.before)
+                    shard = shard._replace(taken=shard.taken | {taken})
+            case int():
+                may = {"may_create": actor.may_create, "may_begin_anew": actor.may_begin_anew}
+                player, told = states.apply(before, head, clock, value=wish, event=event, **may)
+        outbox = shard.outbox | {event} if told.code == Code.APPLIED else shard.outbox
+        return shard._replace(player=player, outbox=outbox), told
+
     def _apply(self, actor: Actor, shard: Shard, head: Head, clock: Clock) -> tuple[Shard, Actor]:
-        event = self.events[actor.who]
-        player, told = states.apply(
-            shard.player, head, clock, value=self.values[actor.who], event=event, may_create=actor.may_create
-        )
+        after, told = self._ask_for(actor, shard, head, clock)
         detail = told.detail
         match told.code:
             case Code.APPLIED | Code.DUPLICATE:
-                assert isinstance(detail, int)
-                assert actor.entry
                 then = self.end(actor._replace(acked=True))
                 if told.is_stray:
+                    assert isinstance(detail, int)
+                    assert actor.entry
                     then = then._replace(do=Do.DEPART, entry=actor.entry, packed=PackedScore(detail))
-                outbox = shard.outbox | {event} if told.code == Code.APPLIED else shard.outbox
-                return shard._replace(player=player, outbox=outbox), then
+                return after, then
             case Code.LEAVING:
                 assert isinstance(detail, Leaving)
                 if Rule.HELP in self.without:
@@ -272,6 +320,8 @@ class Programs:
                 return shard, actor._replace(entry=Entry(detail.target, detail.epoch))
             case Code.UNKNOWN:
                 return shard, actor._replace(do=Do.LOCATE_AGAIN)
+            case Code.REMOVED if self._submits(actor):  # the player is still known
+                return shard, actor._replace(may_create=False, may_begin_anew=True)
         return shard, self.end(actor._replace(refused=True))
 
     def _depart(self, actor: Actor, shard: Shard, head: Head, clock: Clock) -> tuple[Shard, Actor]:

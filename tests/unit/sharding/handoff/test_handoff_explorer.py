@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.sharding.handoff.explorer import Outcome, Search, explore
 from tests.unit.sharding.handoff.judge import AT_REST, Anomaly
-from tests.unit.sharding.handoff.protocol import Rule
+from tests.unit.sharding.handoff.protocol import Aside, Rule
 from tests.unit.sharding.handoff.world import Scenario
 
 HOLDS = {
@@ -23,6 +23,14 @@ HOLDS = {
     "a new map, and writers with the old and the new": Search(Scenario((4, -3), new_map=True), progress=True),
     "a new map and two failovers": Search(Scenario((4,), new_map=True, failovers=2), progress=True),
     "a day passes over an unfinished move": Search(Scenario((4, -3), days=1, failovers=1)),
+    "a removal among submissions that move": Search(Scenario((4, -3, Aside.REMOVE)), progress=True),
+    "a removal, a submission sent twice and a failover": Search(
+        Scenario((4, 4, Aside.REMOVE), matches=(1, 1, 2), failovers=1)
+    ),
+    "two removals and a failover": Search(Scenario((4, Aside.REMOVE, Aside.REMOVE), failovers=1), progress=True),
+    "a removal sent twice": Search(Scenario((4, Aside.REMOVE, Aside.REMOVE), matches=(1, 2, 2), failovers=1)),
+    "a player is hidden among submissions that move": Search(Scenario((4, -3, Aside.HIDE)), progress=True),
+    "a player is hidden, and two failovers": Search(Scenario((4, Aside.HIDE), failovers=2), progress=True),
     "the scrub looks at everything and does no harm": Search(Scenario((4, 3), scrubs=2, failovers=1)),
 }
 
@@ -41,6 +49,9 @@ FAULTS = [
     (Rule.TOMBSTONES, Search(Scenario((4, -3, 4))), Anomaly.DUPLICATED),
     (Rule.OLD_MOVES, Search(Scenario((4, -3, 4), days=1)), Anomaly.DUPLICATED),
     (Rule.UNSURE, TWO, Anomaly.PHANTOM),
+    (Rule.MARK, Search(Scenario((4, -3, Aside.REMOVE))), Anomaly.LOST),
+    (Rule.FENCE, Search(Scenario((4, Aside.REMOVE), failovers=1)), Anomaly.LOST),
+    (Rule.FENCE, Search(Scenario((4, Aside.HIDE), failovers=1)), Anomaly.LOST),
 ]
 
 

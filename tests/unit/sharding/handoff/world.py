@@ -25,6 +25,7 @@ from tests.unit.sharding.handoff.protocol import (
     Rule,
     Shard,
     Waiting,
+    Wish,
 )
 
 #: Numbers for: places at their primaries, places at their replicas, actors (writers, sweeper, scrub); then how many
@@ -36,13 +37,13 @@ N = len(PLACES)
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is explored: a writer for each of `values`.
+    """What is explored: a writer for each of `wishes` (not both removals and hidings, nor either with the scrub).
 
     `matches` names the match of each writer: the same one is a submission sent twice. `failovers`, `days`, `scrubs`: at
     most so many. `new_map`: the first cut moves from 3 to 5 meanwhile. `without`: rules left out.
     """
 
-    values: tuple[int, ...]
+    wishes: tuple[Wish, ...]
     matches: tuple[int, ...] = ()
     failovers: int = 0
     days: int = 0
@@ -79,8 +80,8 @@ class World:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.programs = Programs(scenario.values, scenario.matches, scenario.without)
-        self.writers = range(2 * N, 2 * N + len(scenario.values))
+        self.programs = Programs(scenario.wishes, scenario.matches, scenario.without)
+        self.writers = range(2 * N, 2 * N + len(scenario.wishes))
         self.sweeper, self.scrub = self.writers.stop, self.writers.stop + 1
         self.failovers, self.days, self.scrubs = range(self.scrub + 1, self.scrub + 4)
         self._replicated = scenario.failovers > 0
