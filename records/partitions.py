@@ -20,7 +20,9 @@ from records.tables import games, leaderboard_snapshots
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('rangeboard:partitions', 0))")
 _PARTITIONS = text("SELECT relid::regclass::text FROM pg_partition_tree(:table) WHERE isleaf")
-_EXISTS = text("SELECT to_regclass(:name) IS NOT NULL")
+# By the snapshot of the statement. `to_regclass` asks what the session remembers, and a session that has waited for the
+# lock has not heard yet of what the one before it made.
+_EXISTS = text("SELECT EXISTS (SELECT FROM pg_class WHERE relname = :name AND pg_table_is_visible(oid))")
 
 
 def ensure(engine: Engine, months: Iterable[date]) -> list[str]:

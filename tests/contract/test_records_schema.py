@@ -10,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from records_databases import empty_database, migrated_database, scalar
 from sqlalchemy import Engine, inspect, text
+from waiting import wait_until
 
 from records import boards, engine, migrations, partitions
 from records.errors import WrongSchema
@@ -135,6 +136,21 @@ def test_partitions_made_by_many_at_once_are_made_once(database):
     assert sorted(name for names in made for name in names) == sorted(
         partitions.partition_name(table, month) for month in months for table in ("games", "leaderboard_snapshots")
     )
+
+
+def test_who_waited_for_another_sees_what_the_other_has_made(database):
+    """Also in a session that has looked for the partition before, and remembers that there was none."""
+    month = date(2043, 1, 1)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+    with database.connect() as second, ThreadPoolExecutor(1) as pool:
+        with second.begin():
+            assert second.execute(text("SELECT to_regclass('games_2043_01') IS NOT NULL")).scalar_one() is False
+        with database.begin() as first:
+            first.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('rangeboard:partitions', 0))"))
+            waiting = pool.submit(partitions.attach, second, [month])
+            wait_until(lambda: scalar(database, waits) == 1)
+            assert len(partitions.attach(first, [month])) == 2
+        assert waiting.result(10) == []
 
 
 def test_making_a_partition_does_not_wait_for_those_who_write(database):
