@@ -1,10 +1,11 @@
-"""Long jobs that are asked for over HTTP: what each is to do, how far it is, how it ended.
+"""Long jobs, asked for over HTTP or due by themselves: what each is to do, how far it is, how it ended.
 
 A row is *queued* until a worker takes it, *running* while it works, and in the end *done*, *refused* (somebody has to
 look: the board does not allow it) or *failed*. It is written at most about once a second, survives the broker, and goes
 after a week, or when a thousand newer ones have ended.
 
-Of each kind there is one at a time for a board period: the index admits no second one that is not finished.
+Of each kind there is one at a time for a board period: the index admits no second one that is not finished. What the
+workers do by themselves is tried again and again until it can be done, and has one row for all attempts.
 
 A worker holds the lease of a job for as long as it works at it. So a job that is running while nobody has its lease has
 lost its worker; whoever looks at it next writes that down, and then it may be asked for again. A look at a job that is
@@ -22,7 +23,7 @@ from sqlalchemy import ColumnElement, Engine, Select, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from records.engine import reading, transaction
-from records.errors import RecordsError
+from records.errors import Conflict, RecordsError
 from records.leases import lease
 from records.tables import jobs
 
@@ -36,6 +37,7 @@ MOST_RUNNING = 2
 MOST_KEPT = 1_000
 _KEPT = text("now() - interval '7 days'")
 _ID_BYTES = 8
+_BY_ITSELF: dict[str, Any] = {"scheduled": True}
 LOST = {"error": "WorkerLost", "detail": "the worker that did this is gone; ask for it again, it goes on where it was"}
 
 
@@ -74,10 +76,8 @@ class Job:
 
 def ask_for(engine: Engine, kind: Kind, board: str, period: str, asked: dict[str, Any]) -> Job:
     """Queue a job. JobUnderWay if the same is queued or running, TooManyJobs if a hundred are."""
-    same = (jobs.c.kind == kind, jobs.c.board == board, jobs.c.period == period, jobs.c.finished_at.is_(None))
-    active = _one(engine, select(jobs).where(*same))
-    if active is not None and _looked_at(engine, active).finished_at is None:
-        raise JobUnderWay(active.id)
+    same = _under_way(kind, board, period)
+    _refuse_second(engine, *same)
     values = {"kind": kind, "board": board, "period": period, "asked": asked, "state": "queued"}
     queued = insert(jobs).values(id=token_hex(_ID_BYTES), **values).on_conflict_do_nothing().returning(jobs)
     with transaction(engine) as connection:
@@ -89,6 +89,21 @@ def ask_for(engine: Engine, kind: Kind, board: str, period: str, asked: dict[str
         if row is None:  # another request was quicker
             raise JobUnderWay(connection.execute(select(jobs.c.id).where(*same)).scalar_one_or_none() or "")
     return Job(**row)
+
+
+def ask_again(engine: Engine, kind: Kind, board: str, period: str) -> Job:
+    """Queue a job that is due by itself, in the row of its last attempt if there is one; raises what `ask_for` does."""
+    _refuse_second(engine, *_under_way(kind, board, period))
+    of_period = (jobs.c.kind == kind, jobs.c.board == board, jobs.c.period == period, jobs.c.asked == _BY_ITSELF)
+    last = select(jobs.c.id).where(*of_period).order_by(jobs.c.asked_at.desc()).limit(1).scalar_subquery()
+    anew = dict.fromkeys(("total", "started_at", "finished_at", "result", "problem"))
+    waits = update(jobs).where(jobs.c.id == last).values(state="queued", done=0, asked_at=func.now(), **anew)
+    try:
+        with transaction(engine) as connection:
+            row = connection.execute(waits.returning(jobs)).mappings().one_or_none()
+    except Conflict as quicker:
+        raise JobUnderWay from quicker
+    return ask_for(engine, kind, board, period, _BY_ITSELF) if row is None else Job(**row)
 
 
 def get(engine: Engine, job_id: str) -> Job | None:
@@ -143,6 +158,17 @@ def finish(
     running = update(jobs).where(jobs.c.id == job_id, jobs.c.state == "running")
     with transaction(engine) as connection:
         connection.execute(running.values(state=state, finished_at=func.now(), result=result, problem=problem))
+
+
+def _under_way(kind: Kind, board: str, period: str) -> tuple[ColumnElement[bool], ...]:
+    return jobs.c.kind == kind, jobs.c.board == board, jobs.c.period == period, jobs.c.finished_at.is_(None)
+
+
+def _refuse_second(engine: Engine, *same: ColumnElement[bool]) -> None:
+    """JobUnderWay if there is such a job, and its worker is alive."""
+    active = _one(engine, select(jobs).where(*same))
+    if active is not None and _looked_at(engine, active).finished_at is None:
+        raise JobUnderWay(active.id)
 
 
 def _looked_at(engine: Engine, job: Job) -> Job:

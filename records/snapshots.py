@@ -22,7 +22,7 @@ from records.tables import archives as archive_table
 from records.tables import leaderboard_snapshots as snapshots
 from records.tables import users
 
-_FIELDS = ("rank", "points", "month", "user_id", "board", "period")
+_FIELDS = ("rank", "user_id", "points", "month", "board", "period")
 _COPY = f"COPY leaderboard_snapshots ({', '.join(_FIELDS)}) FROM STDIN (NULL '{copytext.NULL}')"
 _BUFFER_BYTES = 1 << 18
 _AHEAD = """
@@ -249,16 +249,12 @@ class _Lines(RawIOBase):
         return size
 
     def _encoded(
-        self, chunks: Iterable[Sequence[tuple[str, int]]], first_rank: int, told: tuple[str, str, str]
+        self, chunks: Iterable[Sequence[tuple[str, int]]], first_rank: int, shared: tuple[str, str, str]
     ) -> Iterator[bytes]:
-        month, board, period = told
         for chunk in chunks:
             start = first_rank + self.players
-            rows = [
-                (rank, points, month, user_id, board, period)
-                for rank, (user_id, points) in enumerate(chunk, start=start)
-            ]
+            rows = [(rank, user_id, points) for rank, (user_id, points) in enumerate(chunk, start=start)]
             self.players += len(rows)
             self.points += sum(points for _, points in chunk)
             if rows:
-                yield copytext.encode(rows, _FIELDS)
+                yield copytext.encode([copytext.Part(rows, shared)], _FIELDS)

@@ -64,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     directory_buckets: Annotated[
         int, Meta(ge=1, description="Hashes a new period's directory is cut into; aim at 50 to 400 players in each")
     ] = 16384
-    directory_cache: Annotated[int, Meta(ge=0, description="Directory entries each process remembers")] = 200_000
+    directory_cache: Annotated[int, Meta(ge=0, description="Directory entries each API process remembers")] = 200_000
     late_minutes: Annotated[int, Meta(ge=0, description="How long a past period takes late submissions")] = 10
 
     # -- audit

@@ -57,6 +57,9 @@ class Note(NamedTuple):
     kind: str = SUBMISSION
 
 
+_OF_SUBMISSIONS = len(Note._fields) - 1
+
+
 def pack_notes(notes: Iterable[Note]) -> bytes:
     """Notes as they travel with the submissions that they are about."""
     packed: bytes = msgpack.packb([note if note.kind != SUBMISSION else note[:-1] for note in notes])
@@ -64,8 +67,11 @@ def pack_notes(notes: Iterable[Note]) -> bytes:
 
 
 def read_notes(packed: bytes) -> list[list[Any]]:
-    """The fields of the notes that `pack_notes` packed; the last is left out of those of submissions."""
+    """The fields of the notes that `pack_notes` packed."""
     notes: list[list[Any]] = msgpack.unpackb(packed)
+    for note in notes:
+        if len(note) == _OF_SUBMISSIONS:
+            note.append(SUBMISSION)
     return notes
 
 

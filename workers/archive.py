@@ -184,11 +184,11 @@ class Archive:
 
     def _hidden(self, shard_map: ShardMap) -> tuple[int, int]:
         """The players who have no final rank because they are hidden, and the sum of their points."""
-        order = shard_map.board.order
-        points = [
-            points_of(row.packed, order) for _, rows in self._leaderboard.lifecycle.hidden(shard_map) for row in rows
-        ]
-        return len(points), sum(points)
+        order, players, points = shard_map.board.order, 0, 0
+        for _, rows in self._leaderboard.lifecycle.hidden(shard_map):
+            players += len(rows)
+            points += sum(points_of(row.packed, order) for row in rows)
+        return players, points
 
     def _expire(self, shard_map: ShardMap, archived_at: datetime) -> None:
         """Let the keys expire when the days of grace are over. The map goes first: without it nobody asks for them."""

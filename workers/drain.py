@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from records import partitions
-from records.audit import AuditRow, Kind, QuarantinedEntry, Stored, last_before, store, unfit
+from records.audit import AuditEntry, AuditRow, QuarantinedEntry, Stored, last_before, rows_of, store, unfit
 from records.boards import Operator
 from records.errors import InvalidRecord, MissingPartition
 from records.leases import lease
@@ -108,37 +108,38 @@ def _store(
     connection: Connection, engine: Engine, shard_map: ShardMap, shard: int, entries: Sequence[RawEntry]
 ) -> tuple[Stored, Drained]:
     """Store entries, with what cannot be stored put aside."""
-    rows: list[AuditRow] = []
+    audited: list[AuditEntry] = []
     aside: dict[str, str] = {}
     for entry in entries:
         try:
-            rows += _rows(shard_map.name, shard, entry)
+            audited.append(_audited(shard_map.name, shard, entry))
         except Undecodable as error:
             aside[entry.entry_id] = error.detail
     try:
-        stored = _store_rows(connection, engine, rows, _quarantined(shard_map.name, shard, entries, aside))
+        stored = _store_entries(connection, engine, audited, _quarantined(shard_map.name, shard, entries, aside))
     except InvalidRecord as refused:
+        rows = rows_of(audited)
         bad = {wrong.index: wrong for wrong in unfit(rows) if wrong.index is not None}
         if not bad:
             raise
         for index, wrong in bad.items():
             aside.setdefault(rows[index].entry_id, f"item {rows[index].entry_item}: {wrong.field} {wrong.detail}")
         log.warning("rows_refused", shard=shard, rows=len(bad), reason=refused.detail)
-        rows = [row for index, row in enumerate(rows) if index not in bad]
-        stored = _store_rows(connection, engine, rows, _quarantined(shard_map.name, shard, entries, aside))
+        audited = [row.alone() for index, row in enumerate(rows) if index not in bad]
+        stored = _store_entries(connection, engine, audited, _quarantined(shard_map.name, shard, entries, aside))
     for entry_id, reason in aside.items():
         log.error("outbox_entry_quarantined", shard=shard, entry_id=entry_id, reason=reason)
     return stored, Drained(len(entries), stored.inserted, stored.repeated, len(stored.surplus), len(aside))
 
 
-def _store_rows(
-    connection: Connection, engine: Engine, rows: Sequence[AuditRow], quarantined: Sequence[QuarantinedEntry]
+def _store_entries(
+    connection: Connection, engine: Engine, audited: Sequence[AuditEntry], quarantined: Sequence[QuarantinedEntry]
 ) -> Stored:
     try:
-        return store(connection, rows, quarantined)
+        return store(connection, audited, quarantined)
     except MissingPartition as missing:
         partitions.ensure(engine, missing.months)
-        return store(connection, rows, quarantined)
+        return store(connection, audited, quarantined)
 
 
 def _quarantined(
@@ -151,18 +152,11 @@ def _quarantined(
     ]
 
 
-def _rows(name: BoardPeriod, shard: int, entry: RawEntry) -> list[AuditRow]:
-    """The audit rows of one outbox entry. By position: this is done a hundred thousand times a second."""
+def _audited(name: BoardPeriod, shard: int, entry: RawEntry) -> AuditEntry:
+    """An outbox entry, as the audit log takes it."""
     received_ms, operator, applied = entry.decode()
     rule = cast(Operator, operator)  # the shard's head says what the board's rules say
-    board, period, entry_id = name.board, name.period, entry.entry_id
-    return [
-        AuditRow(
-            event_id, player, board, period, rule, value, points_after, match_id, played_ms, received_ms, shard,
-            entry_id, item, request_id or None, cast(Kind, kind),
-        )
-        for item, player, event_id, value, points_after, match_id, played_ms, request_id, kind in applied
-    ]  # fmt: skip
+    return AuditEntry(name.board, name.period, rule, shard, entry.entry_id, received_ms, applied)
 
 
 def _take_back(
@@ -175,7 +169,7 @@ def _take_back(
     """Take back what was applied twice. Raises what keeps one of it from being taken back: then nothing is trimmed."""
     submissions = compensations(surplus)
     if repeated := repetitions(surplus):
-        store(connection, repeated)
+        store(connection, [row.alone() for row in repeated])
         submissions += _settings_back(leaderboard, connection, shard_map, repeated, deadline)
     if not submissions:
         return

@@ -1,4 +1,4 @@
-"""The jobs that are asked for over HTTP, done by a worker: what each kind does, and what becomes of its row.
+"""The long jobs that a worker does, asked for over HTTP or due: what each kind does, and what becomes of its row.
 
 The jobs themselves are those of the command, and as resumable: one whose worker died goes on where it was when it is
 asked for again. How far one is gets written about once a second, and a progress that cannot be written keeps nobody
@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from records import jobs
 from records.errors import RecordsError, RecordsUnavailable
-from records.jobs import Job
+from records.jobs import Job, JobUnderWay
 from runtime import failpoints
 from runtime.deadlines import Deadline
 from runtime.settings import Settings
@@ -47,6 +47,17 @@ class Jobs:
         self._leaderboard = leaderboard
         self._engine = engine
         self._settings = settings
+
+    def archive_due(self, name: BoardPeriod) -> None:
+        """Archive a period that is due, as a job like any other: so everybody can see how far it is, and why it is not.
+
+        Nothing, if the same is under way. Raises what keeps it from its end.
+        """
+        try:
+            job = jobs.ask_again(self._engine, "archive", name.board, name.period)
+        except JobUnderWay:
+            return
+        self.run(job.id)
 
     def run(self, job_id: str) -> None:
         """Do a job that waits, and write down how it ended; whatever keeps it from its end is raised, too."""

@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import msgspec
 from sqlalchemy import Engine
 
 from records.engine import connect
@@ -26,4 +27,9 @@ def engine() -> Engine:
 @cache
 def leaderboard() -> Leaderboard:
     """The boards. Workers move players and drain outboxes, but never meet one for the first time."""
-    return Leaderboard.connect(settings(), known_players=lambda _, players: players)
+    return Leaderboard.connect(small(settings()), known_players=lambda _, players: players)
+
+
+def small(given: Settings) -> Settings:
+    """Settings of a process that goes through whole boards: who is where is not worth remembering there."""
+    return msgspec.structs.replace(given, directory_cache=0)

@@ -4,6 +4,7 @@
     PYTHONPATH=tests python -m bench --latency --seconds 6 --write
     PYTHONPATH=tests python -m bench --growth 10000000 --write
     PYTHONPATH=tests python -m bench --memory 1000000 10000000 --write
+    PYTHONPATH=tests python -m bench --worker-memory 500000 --write
 
 `--write` puts the tables into docs/benchmarks.md, between the marks that stand there for each, and pictures beside it.
 Whatever was submitted is compared with the audit log at the end; a difference is an error.
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench import growth, latency, measures, memory, moves, upkeep
+from bench import growth, latency, measures, memory, moves, upkeep, worker_memory
 from bench.checks import check
 from bench.document import PAGE, machine, write
 from bench.measures import Bench, Pair
@@ -79,6 +80,7 @@ def main() -> None:
     ask.add_argument("--latency", action="store_true", help="only: latency at shares of capacity")
     ask.add_argument("--growth", type=int, default=0, metavar="PLAYERS", help="only: calls on a board of that size")
     ask.add_argument("--memory", type=int, nargs="+", default=[], metavar="PLAYERS", help="only: bytes a player")
+    ask.add_argument("--worker-memory", type=int, default=0, metavar="PLAYERS", help="only: workers on such a board")
     ask.add_argument("--calls", type=int, default=1_000, help="of each kind, for --growth")
     ask.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     wanted = ask.parse_args()
@@ -88,6 +90,8 @@ def main() -> None:
         _grow(given, wanted, console)
     elif wanted.memory:
         _weigh(given, wanted, console)
+    elif wanted.worker_memory:
+        _weigh_workers(given, wanted, console)
     elif wanted.latency:
         _time(given, wanted, console)
     else:
@@ -157,6 +161,18 @@ def _weigh(given: Settings, wanted: argparse.Namespace, console: Console) -> Non
     if wanted.write:
         how = f"Primaries only, after {memory.GAMES:,} games of random players that nothing has drained. {machine()}"
         write("memory", how, memory.headings(boards), memory.rows(boards))
+
+
+def _weigh_workers(given: Settings, wanted: argparse.Namespace, console: Console) -> None:
+    small, large = wanted.worker_memory // 10, wanted.worker_memory
+    low, high = (worker_memory.measure(given, players, console) for players in (small, large))
+    rows = worker_memory.rows(small, low, large, high)
+    table = Table(*worker_memory.HEADINGS, title="Memory of a worker")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if wanted.write:
+        write("memory of a worker", f"Resident memory of the process. {machine()}", worker_memory.HEADINGS, rows)
 
 
 def _grow(given: Settings, wanted: argparse.Namespace, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import msgpack
 import msgspec
@@ -83,24 +84,38 @@ def test_a_drain_that_dies_before_it_trims_stores_nothing_twice(open_one: OpenBo
     assert len(games(board)) == 60
 
 
-def test_a_drain_whose_connection_dies_leaves_the_outbox_as_it_is(open_one: OpenBoard) -> None:
-    """PostgreSQL goes away in the middle of a transaction: nothing is trimmed, and the next drain has it all."""
+@pytest.mark.parametrize("known", [False, True], ids=["all new", "some known"])
+def test_a_drain_whose_connection_dies_leaves_the_outbox_as_it_is(open_one: OpenBoard, known: bool) -> None:
+    """PostgreSQL goes away when everything is copied and nothing committed: nothing is trimmed, the next has it all."""
     board = open_one(cuts=[])
+    board.win("known", 1, "m1")
+    if known:
+        failpoints.arm("drain.stored=raise")
+        with pytest.raises(FailpointReached):
+            drain(board)
+        failpoints.arm("")
     board.play(10, 30)
+    asked = []
 
-    def cut_off(connection, _cursor, statement, *_):  # type: ignore[no-untyped-def]
-        if "INSERT INTO games" in statement:
-            pid = connection.connection.driver_connection.info.backend_pid
-            rows_of(board.engine, "SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
+    def cut_off(connection):  # type: ignore[no-untyped-def]
+        driver = connection.connection.driver_connection
+        with driver.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM games WHERE board = %s", [board.name.board])
+            if cursor.fetchone() == (31,):
+                asked.append(driver.info.backend_pid)
+                rows_of(board.engine, "SELECT pg_terminate_backend(:pid, 5000)", pid=asked[-1])
 
-    event.listen(board.engine, "before_cursor_execute", cut_off)
+    event.listen(board.engine, "commit", cut_off)
     try:
         with pytest.raises(RecordsUnavailable):
             drain(board)
     finally:
-        event.remove(board.engine, "before_cursor_execute", cut_off)
+        event.remove(board.engine, "commit", cut_off)
+    assert asked
+    assert len(games(board)) == known
     assert board.on_shard(0, "XLEN", "@outbox") > 0
-    assert drain(board).stored == 30
+    drained = drain(board)
+    assert (drained.stored, drained.repeated) == (31 - known, known)
 
 
 def test_two_drains_of_one_shard_are_one(open_one: OpenBoard) -> None:
@@ -401,15 +416,17 @@ def test_a_batch_is_bounded_by_its_rows(open_one: OpenBoard, monkeypatch: pytest
     board = open_one(cuts=[])
     for match in range(32):
         board.submit([Submission(PlayerId(f"player-{n}"), 1, f"m{match}") for n in range(1_000)])
-    sizes: list[int] = []
+    stored = [0]
 
-    def measure(_connection, cursor, statement, *_):  # type: ignore[no-untyped-def]
-        if "INSERT INTO games" in statement:
-            sizes.append(cursor.rowcount)
+    def measure(connection):  # type: ignore[no-untyped-def]
+        with connection.connection.driver_connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM games WHERE board = %s", [board.name.board])
+            stored.append(cursor.fetchone()[0])
 
-    event.listen(board.engine, "after_cursor_execute", measure)
+    event.listen(board.engine, "commit", measure)
     try:
         assert drain(board, most=100_000).stored == 32_000
     finally:
-        event.remove(board.engine, "after_cursor_execute", measure)
+        event.remove(board.engine, "commit", measure)
+    sizes = [after - before for before, after in pairwise(stored) if after > before]
     assert sizes == [20_000, 4_000, 4_000, 4_000]

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from typing import get_args
 
@@ -46,6 +47,11 @@ def row_of(board, number=1, **other):
     return row._replace(**other)
 
 
+def store(bind, rows, aside=()):
+    """Each row as an outbox entry of its own."""
+    return audit.store(bind, [row.alone() for row in rows], aside)
+
+
 def stored_rows(database, board):
     with database.begin() as connection:
         found = connection.execute(text("SELECT * FROM games WHERE board = :board ORDER BY event_id"), {"board": board})
@@ -56,7 +62,7 @@ def test_a_row_is_stored_as_it_is(database, board):
     """Every field, and both times to the millisecond."""
     row = row_of(board, -(2**63), played_ms=1_795_399_999_001, received_ms=1_795_400_000_123, value=-(2**40),
                  points_after=2**62, request_id="request-1", entry_item=999)  # fmt: skip
-    assert audit.store(database, [row]) == Stored(1, 0, ())
+    assert store(database, [row]) == Stored(1, 0, ())
     [found] = stored_rows(database, board)
     expected = row._asdict()
     for name in ("played", "received"):
@@ -67,16 +73,16 @@ def test_a_row_is_stored_as_it_is(database, board):
 def test_a_batch_that_is_sent_again_changes_nothing(database, board):
     """A worker that dies between commit and acknowledgement leaves its entries to the next one."""
     rows = [row_of(board, number) for number in range(500)]
-    assert audit.store(database, rows) == Stored(500, 0, ())
+    assert store(database, rows) == Stored(500, 0, ())
     before = stored_rows(database, board)
-    assert audit.store(database, rows) == Stored(0, 500, ())
-    assert audit.store(database, [*rows[400:], row_of(board, 500)]) == Stored(1, 100, ())
+    assert store(database, rows) == Stored(0, 500, ())
+    assert store(database, [*rows[400:], row_of(board, 500)]) == Stored(1, 100, ())
     assert stored_rows(database, board)[:500] == before
 
 
 def test_an_entry_that_is_in_one_batch_twice_is_stored_once(database, board):
     """Pending entries and new ones may overlap."""
-    assert audit.store(database, [row_of(board), row_of(board)]) == Stored(1, 1, ())
+    assert store(database, [row_of(board), row_of(board)]) == Stored(1, 1, ())
 
 
 @pytest.mark.parametrize("other", [{"entry_id": "1795403700000-0"}, {"shard": 4}, {"entry_item": 2}])
@@ -85,20 +91,32 @@ def test_an_event_that_was_applied_twice_is_surplus(database, board, other, toge
     """The retry came after the recent-events window: another entry, or another shard's. The first one stays."""
     first, again, unrelated = row_of(board), row_of(board, **other), row_of(board, 2)
     if together:
-        assert audit.store(database, [first, again, again, unrelated]) == Stored(2, 1, (again,))
+        assert store(database, [first, again, again, unrelated]) == Stored(2, 1, (again,))
     else:
-        audit.store(database, [first])
-        assert audit.store(database, [again, unrelated, first]) == Stored(1, 1, (again,))
+        store(database, [first])
+        assert store(database, [again, unrelated, first]) == Stored(1, 1, (again,))
     assert [row["points_after"] for row in stored_rows(database, board)] == [first.points_after, 2]
     # It is still surplus when it is sent once more: taking it back is not ours.
-    assert audit.store(database, [again]) == Stored(0, 0, (again,))
+    assert store(database, [again]) == Stored(0, 0, (again,))
+
+
+def test_the_same_events_from_two_sides_at_once_are_stored_once(database, board):
+    """Neither waits for the other in a circle, and what the one has is surplus for the other."""
+    rows = [row_of(board, number, user_id=f"player-{number % 50}") for number in range(-1_000, 1_000)]
+    others = [row._replace(shard=4) for row in rows]
+    random.Random(2).shuffle(others)
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda batch: store(database, batch), [rows, others])
+    assert first.inserted + second.inserted == len(rows)
+    assert len(first.surplus) + len(second.surplus) == len(rows)
+    assert len(stored_rows(database, board)) == len(rows)
 
 
 def test_surplus_comes_in_the_order_given(database, board):
     rows = [row_of(board, number) for number in range(50)]
-    audit.store(database, rows)
+    store(database, rows)
     again = [row._replace(entry_id="1795403700000-7") for row in reversed(rows)]
-    assert audit.store(database, again).surplus == tuple(again)
+    assert store(database, again).surplus == tuple(again)
 
 
 def test_a_match_counts_on_each_of_its_boards(database, board):
@@ -106,8 +124,8 @@ def test_a_match_counts_on_each_of_its_boards(database, board):
     weekly = boards.create(database, NewBoard(f"{board}-weekly", "week")).name
     monday = f"{datetime.now(UTC):%G-W%V}"
     rows = [row_of(board), row_of(weekly, period=monday)]
-    assert audit.store(database, rows) == Stored(2, 0, ())
-    assert audit.store(database, rows) == Stored(0, 2, ())
+    assert store(database, rows) == Stored(2, 0, ())
+    assert store(database, rows) == Stored(0, 2, ())
 
 
 def test_on_a_board_that_never_starts_anew_an_event_counts_once_for_ever(database):
@@ -115,8 +133,8 @@ def test_on_a_board_that_never_starts_anew_an_event_counts_once_for_ever(databas
     forever = boards.create(database, NewBoard(f"forever-{next(_names)}", "forever")).name
     first = row_of(forever, period="all")
     later = first._replace(received_ms=first.received_ms + 100 * 86_400_000, entry_id="1804040000000-0")
-    assert audit.store(database, [first]) == Stored(1, 0, ())
-    assert audit.store(database, [later]) == Stored(0, 0, (later,))
+    assert store(database, [first]) == Stored(1, 0, ())
+    assert store(database, [later]) == Stored(0, 0, (later,))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -138,7 +156,7 @@ def test_any_text_comes_back(database, board, strings):
         row_of(board, number, match_id=match_id, request_id=request_id)
         for number, (match_id, request_id) in enumerate(strings)
     ]
-    assert audit.store(database, rows).inserted == len(rows)
+    assert store(database, rows).inserted == len(rows)
     assert [(row["match_id"], row["request_id"]) for row in stored_rows(database, board)] == strings
 
 
@@ -155,6 +173,7 @@ UNFIT = {
     "no period": ("period", "soon"),
     "no entry id": ("entry_id", "first"),
     "a time beyond time": ("received_ms", 2**62),
+    "a time before time": ("played_ms", -(2**47)),
 }
 
 
@@ -165,7 +184,7 @@ def test_a_row_that_cannot_be_stored_is_named_and_nothing_is_stored(database, bo
     rows[3] = rows[3]._replace(**{field: value})
     aside = QuarantinedEntry(board, PERIOD, 3, "1-1", b"?", "unreadable")
     with pytest.raises(InvalidRecord) as refused:
-        audit.store(database, rows, [aside])
+        store(database, rows, [aside])
     assert (refused.value.index, refused.value.field) == (3, field)
     assert stored_rows(database, board) == []
     assert scalar(database, "SELECT count(*) FROM audit_quarantine WHERE board = :board", board=board) == 0
@@ -175,29 +194,39 @@ def test_a_month_without_a_partition_is_named_and_can_be_made(database, board):
     """Nothing of the batch is stored, so the drain makes the partition and sends it again."""
     rows = [row_of(board), row_of(board, 2, period="2050-02")]
     with pytest.raises(MissingPartition) as refused:
-        audit.store(database, rows)
+        store(database, rows)
     assert refused.value.months == (date(2050, 2, 1),)
     assert stored_rows(database, board) == []
     partitions.ensure(database, refused.value.months)
-    assert audit.store(database, rows) == Stored(2, 0, ())
+    assert store(database, rows) == Stored(2, 0, ())
 
 
 def test_an_unreadable_entry_is_put_aside_once(database, board):
     """With the bytes it had, also when there is nothing else in the batch, also when it is read again."""
     entry = QuarantinedEntry(board, PERIOD, 3, "1-1", b"\x00\xffpoison", "no msgpack")
-    assert audit.store(database, [], [entry]) == Stored(0, 0, ())
-    assert audit.store(database, [row_of(board)], [entry]) == Stored(1, 0, ())
+    assert store(database, [], [entry]) == Stored(0, 0, ())
+    assert store(database, [row_of(board)], [entry]) == Stored(1, 0, ())
     with database.begin() as connection:
         found = connection.execute(text("SELECT * FROM audit_quarantine WHERE board = :b"), {"b": board}).mappings()
         [kept] = found.all()
     assert (bytes(kept["payload"]), kept["reason"], kept["entry_id"]) == (entry.payload, entry.reason, entry.entry_id)
 
 
-@pytest.mark.parametrize("after", ["INSERT INTO audit_quarantine", "CREATE TEMPORARY TABLE", "INSERT INTO games"])
-def test_a_connection_that_dies_in_the_middle_stores_nothing(database, board, after):
-    """Killed before the table, before the copy, before the commit: the same batch then goes in whole."""
+@pytest.mark.parametrize(
+    ("known", "after"),
+    [
+        (False, "INSERT INTO audit_quarantine"),
+        (True, "INSERT INTO audit_quarantine"),
+        (True, "CREATE TEMPORARY TABLE"),
+        (True, "INSERT INTO games"),
+    ],
+)
+def test_a_connection_that_dies_in_the_middle_stores_nothing(database, board, known, after):
+    """Killed before the copy, before the table, before the commit: the same batch then goes in whole."""
     rows = [row_of(board, number) for number in range(100)]
     aside = QuarantinedEntry(board, PERIOD, 3, "1-1", b"?", "unreadable")
+    if known:
+        store(database, rows[-1:])
 
     def kill(connection, _cursor, statement, *_):
         if after in statement:
@@ -207,18 +236,19 @@ def test_a_connection_that_dies_in_the_middle_stores_nothing(database, board, af
     with lease(database, board) as held:
         event.listen(held, "after_cursor_execute", kill)
         with pytest.raises(RecordsUnavailable) as refused:
-            audit.store(held, rows, [aside])
+            store(held, rows, [aside])
     assert refused.value.retryable
-    assert stored_rows(database, board) == []
+    assert len(stored_rows(database, board)) == known
     assert scalar(database, "SELECT count(*) FROM audit_quarantine WHERE board = :board", board=board) == 0
-    assert audit.store(database, rows, [aside]) == Stored(100, 0, ())
+    assert store(database, rows, [aside]) == Stored(100 - known, known, ())
 
 
 def test_the_session_table_leaves_nothing_behind(database, board):
     """Batches one after the other on one connection do not see each other, nor make new tables."""
     with lease(database, board) as held:
         for number in range(5):
-            assert audit.store(held, [row_of(board, number)]) == Stored(1, 0, ())
+            known = [row_of(board, number - 1)] if number else []
+            assert store(held, [*known, row_of(board, number)]) == Stored(1, len(known), ())
         with held.begin():
             assert held.execute(text("SELECT count(*) FROM pg_temp.incoming_games")).scalar_one() == 0
 
@@ -254,7 +284,7 @@ def test_the_log_folds_to_the_points(database, operator, order):
     ]  # fmt: skip
     rng.shuffle(rows)
     other_day = [row._replace(period=f"{PERIOD}-06") for row in rows[:100]]
-    audit.store(database, rows + other_day)
+    store(database, rows + other_day)
     assert dict(audit.fold(database, board, day)) == points_by_hand(rows, operator, order)
     assert audit.count_games(database, board, day) == 3_000
     assert audit.count_games(database, board, f"{PERIOD}-07") == 0
@@ -263,7 +293,7 @@ def test_the_log_folds_to_the_points(database, operator, order):
 
 def test_a_fold_streams(database, board):
     """The rows come in fetches, so a worker's memory does not grow with the board; closing it frees the connection."""
-    audit.store(database, [row_of(board, number, user_id=f"player-{number}") for number in range(25_000)])
+    store(database, [row_of(board, number, user_id=f"player-{number}") for number in range(25_000)])
     folded = audit.fold(database, board, PERIOD)
     first = next(folded)
     fetching = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND query LIKE 'FETCH %'"

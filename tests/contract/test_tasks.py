@@ -1,5 +1,6 @@
 """Tasks: each has its context, time and outcome; late, twice and beside itself they do no harm."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,17 +10,18 @@ import pytest
 import structlog
 from celery.contrib.testing.app import TestApp
 from celery.exceptions import SoftTimeLimitExceeded
-from played_boards import OpenBoard, soon
+from played_boards import OpenBoard, Played, soon
 from sqlalchemy import Engine
 
 from cli.servers import ServerSet
-from records import archives, audit, jobs, partitions
+from records import archives, audit, jobs, partitions, players, shard_maps
 from records.errors import RecordsUnavailable, WrongSchema
 from records.periods import months_around
 from sharding.boards import BoardPeriod
 from sharding.errors import ShardUnavailable
 from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, period_at
+from sharding.shard_map import cut_after
 from workers import metrics, resources
 from workers.schedule import SCHEDULE
 from workers.tasks import archive as archive_tasks
@@ -27,22 +29,25 @@ from workers.tasks import audit as audit_tasks
 from workers.tasks import handoff as handoff_tasks
 from workers.tasks import jobs as job_tasks
 from workers.tasks import periods as period_tasks
+from workers.tasks import players as player_tasks
+from workers.tasks import scrub as scrub_tasks
 from workers.tasks.base import Job, job
+from workers.verify import verify
 
 pytestmark = pytest.mark.servers
 
 
 @pytest.fixture(autouse=True)
-def _this_process_is_a_worker(
+def celery(
     leaderboard: Leaderboard, database: Engine, servers: ServerSet, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Its connections are the tests', and a task that wakes another runs it at once."""
+) -> Iterator[TestApp]:
+    """This process is a worker: its connections are the tests', and a task that wakes another runs it at once."""
     app = TestApp(set_as_current=True)
     app.conf.update(task_always_eager=True, task_eager_propagates=True)
     monkeypatch.setattr(resources, "settings", lambda: msgspec.structs.replace(servers.settings, audit_months=1))
     monkeypatch.setattr(resources, "engine", lambda: database)
     monkeypatch.setattr(resources, "leaderboard", lambda: leaderboard)
-    yield
+    yield app
     app.close()
 
 
@@ -52,6 +57,10 @@ def seconds_of(task: str, outcome: str) -> float:
             if sample.name.endswith("_count") and sample.labels == {"task": task, "outcome": outcome}:
                 return sample.value
     return 0.0
+
+
+def jobs_of(board: Played) -> list[jobs.Job]:
+    return [job for job in jobs.latest(board.engine, 100) if job.board == board.name.board]
 
 
 OUTCOMES = {
@@ -96,22 +105,62 @@ def test_what_passes_by_itself_is_put_off(error: Exception) -> None:
     assert seconds_of(body.name, "put_off") == 1
 
 
+SCHEDULED = (
+    audit_tasks.drain_all,
+    audit_tasks.drop_old_months,
+    archive_tasks.close_due,
+    handoff_tasks.sweep_all,
+    period_tasks.open_all,
+    job_tasks.wake_all,
+    scrub_tasks.scrub_all,
+    player_tasks.settle_visibility,
+    player_tasks.erase_pending,
+)
+
+
 def test_every_scheduled_job_is_a_task_that_beat_may_miss() -> None:
-    """Each entry names a task of the base class and expires, so that ticks do not heap up."""
-    tasks = [
-        audit_tasks.drain_all,
-        audit_tasks.drop_old_months,
-        archive_tasks.close_due,
-        handoff_tasks.sweep_all,
-        period_tasks.open_all,
-        job_tasks.wake_all,
-    ]
-    known = {task.name: task for task in tasks}
+    """Each entry names a task of the base class, that says what becomes of it, and expires: ticks do not heap up."""
+    known = {task.name: task for task in SCHEDULED}
+    assert {entry["task"] for entry in SCHEDULE.values()} == set(known)
     for entry in SCHEDULE.values():
+        task = known[entry["task"]]
         assert entry["options"]["expires"] >= entry["schedule"]
-        if (task := known.pop(entry["task"], None)) is not None:
-            assert isinstance(task, Job)
-    assert not known, "a task that nobody wakes"
+        assert isinstance(task, Job)
+        head = " ".join((sys.modules[task.run.__module__].__doc__ or "").lower().split())
+        assert f"`{task.run.__name__}`" in head
+        assert all(word in head for word in ("late", "twice", "beside itself"))
+
+
+@pytest.mark.parametrize("task", SCHEDULED, ids=lambda task: task.name)
+def test_a_tick_that_comes_twice_and_beside_itself_does_no_harm(
+    open_one: OpenBoard, celery: TestApp, task: Job
+) -> None:
+    """Four ticks, two and two at once, on a board with players to hide, to forget and to bring home: no defect."""
+    board = open_one(cuts=[10, 20])
+    board.play(200, 400)
+    cuts = [cut_after(points, board.shard_map.board.order) for points in (15, 5)]
+    wanted = board.now().recut(cuts)
+    shard_maps.append(board.engine, board.name.board, board.name.period, 1, wanted.document())
+    board.leaderboard.rebalancer.switch(wanted)
+    players.register_missing(board.engine, ["player-000001", "player-000002"])
+    players.update(board.engine, "player-000001", {"hidden": True})
+    players.erase(board.engine, "player-000002")
+    before = {outcome: seconds_of(task.name, outcome) for outcome in OUTCOMES}
+
+    def tick() -> None:
+        celery.set_current()  # each thread has one of its own
+        task.apply()
+
+    for _ in range(2):
+        ticks = [threading.Thread(target=tick) for _ in range(2)]
+        for one in ticks:
+            one.start()
+        for one in ticks:
+            one.join()
+    ended = {outcome: seconds_of(task.name, outcome) - before[outcome] for outcome in OUTCOMES}
+    assert ended["done"] + ended["refused"] == 4
+    assert ended["refused"] == 0 or task is archive_tasks.close_due, "another test's board is lost, and says so"
+    assert verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
 
 
 def test_draining_measures_how_far_behind_the_audit_log_is(open_one: OpenBoard) -> None:
@@ -141,6 +190,8 @@ def test_periods_that_are_over_are_closed_however_late(open_one: OpenBoard) -> N
     board.play(30, 60)
     archive_tasks.close_due.apply()
     assert archives.is_archived(board.engine, board.name.board, board.name.period)
+    [job] = jobs_of(board)
+    assert (job.kind, job.state, job.done, job.total) == ("archive", "done", 30, 30)
     assert not archives.of_period(current.engine, current.name.board, current.name.period)
     changed = archives.of_period(board.engine, board.name.board, board.name.period)
     threads = [threading.Thread(target=archive_tasks.close_due.apply) for _ in range(2)]
@@ -158,10 +209,41 @@ def test_one_period_that_cannot_be_closed_does_not_keep_the_others(open_one: Ope
     lost.drain()
     lost.destroy()
     sound.play(5, 5)
-    archive_tasks.close_due.apply()
+    for _ in range(3):
+        archive_tasks.close_due.apply()
     assert archives.is_archived(sound.engine, sound.name.board, sound.name.period)
     assert not archives.is_archived(lost.engine, lost.name.board, lost.name.period)
     assert seconds_of("archive.close_due", "refused") >= 1
+    [job] = jobs_of(lost)
+    assert job.state == "refused"
+    assert job.problem is not None
+    assert "rangeboard rebuild" in job.problem["detail"], "one row for all attempts, and what to do"
+
+
+def test_a_period_whose_archive_is_under_way_is_left_to_whoever_does_it(open_one: OpenBoard) -> None:
+    """Asked for by hand a moment before: the tick leaves it alone, and it is done once."""
+    past = period_at(PeriodKind.DAY, datetime.now(UTC) - timedelta(days=33))
+    board = open_one(period_kind="day", period=past)
+    board.play(5, 5)
+    asked = jobs.ask_for(board.engine, "archive", board.name.board, board.name.period, {})
+    archive_tasks.close_due.apply()
+    assert [(job.id, job.state) for job in jobs_of(board)] == [(asked.id, "queued")]
+    job_tasks.run.apply((asked.id,))
+    archive_tasks.close_due.apply()
+    assert [(job.id, job.state) for job in jobs_of(board)] == [(asked.id, "done")]
+
+
+def test_an_archive_whose_worker_died_is_taken_up_by_the_next_tick(open_one: OpenBoard) -> None:
+    """It is running, and nobody has its lease any more."""
+    past = period_at(PeriodKind.DAY, datetime.now(UTC) - timedelta(days=31))
+    board = open_one(period_kind="day", period=past)
+    board.play(5, 5)
+    job = jobs.ask_again(board.engine, "archive", board.name.board, board.name.period)
+    with jobs.taken(board.engine, job.id):
+        archive_tasks.close_due.apply()
+        assert not archives.is_archived(board.engine, board.name.board, board.name.period), "its worker is alive"
+    archive_tasks.close_due.apply()
+    assert [(found.id, found.state) for found in jobs_of(board)] == [(job.id, "done")]
 
 
 def test_periods_and_partitions_are_made_ahead(database: Engine) -> None:

@@ -1,8 +1,8 @@
 """Closing periods.
 
 `close_due`: late: whatever is over by then is closed, the oldest first, also months that were missed. Twice: finds
-everything archived. Beside itself: the second sees the lease and goes on with the next. Killed: the next run takes up
-the copy where it was.
+everything archived. Beside itself: the second sees that it is under way and goes on with the next. Killed: the next run
+takes up the copy where it was.
 """
 
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ from records.errors import RecordsError
 from sharding.errors import LeaderboardError
 from workers import resources
 from workers.archive import Archive
+from workers.jobs import Jobs
 from workers.tasks.base import job, log
 
 #: A period of a hundred million players takes its time; the lease keeps the ticks meanwhile from doing it again.
@@ -20,12 +21,11 @@ SOFT_LIMIT_S = 6 * 3600
 @job("archive.close_due", soft_time_limit=SOFT_LIMIT_S, time_limit=SOFT_LIMIT_S + 60)
 def close_due() -> None:
     """Archive every period that is over and is not archived. One that cannot be does not keep the others."""
-    archive = Archive(resources.leaderboard(), resources.engine(), resources.settings())
-    now = datetime.now(UTC)
+    given = resources.leaderboard(), resources.engine(), resources.settings()
     failed: LeaderboardError | RecordsError | None = None
-    for name in archive.due(now):
+    for name in Archive(*given).due(datetime.now(UTC)):
         try:
-            archive.close(name, now, lambda _done, _of: None)
+            Jobs(*given).archive_due(name)
         except (LeaderboardError, RecordsError) as error:
             log.error("period_not_archived", board=name.board, period=name.period, reason=error.detail)
             failed = error
