@@ -176,8 +176,7 @@ def _weigh_workers(given: Settings, wanted: argparse.Namespace, console: Console
 
 
 def _grow(given: Settings, wanted: argparse.Namespace, console: Console) -> None:
-    small = growth.measure(given, growth.SMALL, wanted.calls, console)
-    large = growth.measure(given, wanted.growth, wanted.calls, console)
+    small, large = growth.measure(given, wanted.growth, wanted.calls, console)
     console.print(growth.table(small, large))
     if wanted.write:
         how = (

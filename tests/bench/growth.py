@@ -2,13 +2,17 @@
 
 The rows are put into the shards as a rebuild does it, so that ten million players take minutes and not a day. What a
 single call takes says how the work of a call grows; how many calls a process does is what the other benchmarks say.
+
+Both boards are there at the same time, each on a stack of its own, and take turns: what else the machine does comes to
+both. A process remembers whom it has met, on a small board soon everybody, so calls about players whom it has met are
+told from calls about players whom it has not.
 """
 
 import itertools
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ from uuid import UUID
 import msgspec
 import redis
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from rich.table import Table
 
 from bench import load
@@ -42,12 +46,14 @@ _LOADERS = 3
 _STEP_S = 120.0
 _PLAYERS_A_BUCKET = 200
 _SECONDS_IN = 100_000
-_WARM = 200
 _FRIENDS = 500
-#: Players that a process soon remembers, on a board of any size.
-_KNOWN = 5_000
-#: Lookups of players whom the process has not met, disjoint: so many that the small board has enough players.
-_FIRST_LOOKUPS = SMALL // _FRIENDS
+#: Turns of each board with each kind of call.
+_TURNS = 10
+#: Players whom both processes have met before anything is measured. The others of the small board are for those calls
+#: that are about strangers: so many for ranks, the rest for lookups.
+_KNOWN, _STRANGERS = 2_000, 1_000
+_FIRST_LOOKUPS = (SMALL - _KNOWN - _STRANGERS) // _FRIENDS
+_FIRST_RANK, _FIRST_LOOKUP = "exact rank, never seen before", "lookup of 500, never seen before"
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,27 @@ class Grown:
     took: dict[str, Took]
 
 
-def measure(given: Settings, players: int, calls: int, console: Console) -> Grown:
-    """A board of so many players, and what each kind of call takes on it."""
-    with filled(given, players, console) as (stack, _, _):
-        loaded = _memory(stack)
-        first = _took(stack, _first_lookups(stack), _FIRST_LOOKUPS, warm=0)
-        took = {name: _took(stack, requests(), calls) for name, requests in _calls(stack, players).items()}
-    took["lookup of 500, never seen before"] = first
-    return Grown(players, loaded / players, took)
+def measure(given: Settings, players: int, calls: int, console: Console) -> tuple[Grown, Grown]:
+    """What each kind of call takes on a board of SMALL players and on one of so many."""
+    with filled(given, SMALL, console) as (small, _, _), filled(given, players, console) as (large, _, _):
+        boards = [(small, _calls(small, SMALL)), (large, _calls(large, players))]
+        loaded = [_memory(stack) for stack, _ in boards]
+        for stack, kinds in boards:
+            _meet_known(stack)
+            for name in kinds.keys() - {_FIRST_RANK, _FIRST_LOOKUP}:
+                _take(stack, kinds[name], 2 * _TURNS)
+        seconds: list[dict[str, list[float]]] = [defaultdict(list), defaultdict(list)]
+        for name in track(boards[0][1], "Measuring", console=console):
+            most = {_FIRST_RANK: min(calls, _STRANGERS), _FIRST_LOOKUP: _FIRST_LOOKUPS}.get(name, calls)
+            for turn in range(_TURNS):
+                count = (turn + 1) * most // _TURNS - turn * most // _TURNS
+                for (stack, kinds), taken in zip(boards, seconds, strict=True):
+                    taken[name] += _take(stack, kinds[name], count)
+    sizes = zip((SMALL, players), loaded, seconds, strict=True)
+    one, other = (
+        Grown(size, used / size, {name: _took(of) for name, of in taken.items()}) for size, used, taken in sizes
+    )
+    return one, other
 
 
 @contextmanager
@@ -148,53 +167,53 @@ def _memory(stack: Stack) -> int:
     return total
 
 
-def _first_lookups(stack: Stack) -> Iterator[bytes]:
-    """Lookups of players whom nobody has asked for, so that directory and names have to be read."""
-    for first in itertools.count(0, _FRIENDS):
-        yield _lookup(stack, [player(number) for number in range(first, first + _FRIENDS)])
+def _meet_known(stack: Stack) -> None:
+    for first in range(0, _KNOWN, _FRIENDS):
+        _take(stack, iter([_lookup(stack, range(first, first + _FRIENDS))]), 1)
 
 
-def _lookup(stack: Stack, players: list[PlayerId]) -> bytes:
-    return load.post("/api/v1/scores/lookup", stack.state.api_key, msgspec.json.encode({"user_ids": players}))
+def _lookup(stack: Stack, numbers: Iterable[int]) -> bytes:
+    body = msgspec.json.encode({"user_ids": [player(number) for number in numbers]})
+    return load.post("/api/v1/scores/lookup", stack.state.api_key, body)
 
 
-def _calls(stack: Stack, players: int) -> dict[str, Callable[[], Iterator[bytes]]]:
-    key = stack.state.api_key
+def _calls(stack: Stack, players: int) -> dict[str, Iterator[bytes]]:
     somebody = random.Random(7)
 
-    def anybody() -> PlayerId:
-        return player(somebody.randrange(players))
+    def known() -> int:
+        return somebody.randrange(_KNOWN)
 
-    def each(path: str) -> Callable[[], Iterator[bytes]]:
-        return lambda: (load.get(path.format(player=anybody())) for _ in itertools.count())
+    def submission(number: int) -> bytes:
+        body = {"user_id": player(known()), "score": 1, "match_id": f"growth-{number}"}
+        return load.post("/api/v1/scores", stack.state.api_key, msgspec.json.encode(body))
 
-    def lookups() -> Iterator[bytes]:
-        for _ in itertools.count():
-            yield _lookup(stack, [player(somebody.randrange(min(players, _KNOWN))) for _ in range(_FRIENDS)])
+    def rank(number: int) -> bytes:
+        return load.get(f"/api/v1/scores/{player(number)}")
 
-    def submissions() -> Iterator[bytes]:
-        run = somebody.getrandbits(40)
-        for number in itertools.count():
-            body = msgspec.json.encode({"user_id": anybody(), "score": 1, "match_id": f"growth-{run}-{number}"})
-            yield load.post("/api/v1/scores", key, body)
-
+    strangers = itertools.count(_KNOWN + _STRANGERS, _FRIENDS)
     return {
-        "submission": submissions,
-        "exact rank": each("/api/v1/scores/{player}"),
-        "players around": each("/api/v1/scores/{player}/surrounding"),
-        "top 10": each("/api/v1/scores?limit=10"),
-        "100 rows in the middle": each(f"/api/v1/scores?limit=100&offset={players // 2}"),
-        "lookup of 500, seen before": lookups,
+        "submission": map(submission, itertools.count()),
+        "exact rank": (rank(known()) for _ in itertools.count()),
+        _FIRST_RANK: map(rank, itertools.count(_KNOWN)),
+        "players around": (load.get(f"/api/v1/scores/{player(known())}/surrounding") for _ in itertools.count()),
+        "top 10": itertools.repeat(load.get("/api/v1/scores?limit=10")),
+        "100 rows in the middle": itertools.repeat(load.get(f"/api/v1/scores?limit=100&offset={players // 2}")),
+        "lookup of 500": (_lookup(stack, [known() for _ in range(_FRIENDS)]) for _ in itertools.count()),
+        _FIRST_LOOKUP: (_lookup(stack, range(first, first + _FRIENDS)) for first in strangers),
     }
 
 
-def _took(stack: Stack, requests: Iterator[bytes], calls: int, *, warm: int = _WARM) -> Took:
-    url = stack.state.api_url
-    if warm:
-        load.run(url, requests, connections=1, seconds=_STEP_S, most=min(warm, calls))
-    measured = load.run(url, requests, connections=1, seconds=_STEP_S, most=calls)
+def _take(stack: Stack, requests: Iterator[bytes], count: int) -> list[float]:
+    """The seconds that so many of these requests took."""
+    if not count:
+        return []
+    measured = load.run(stack.state.api_url, requests, connections=1, seconds=_STEP_S, most=count)
     assert measured.failed == 0, f"{measured.failed} requests failed"
-    return Took(1000 * measured.quantile(0.5), 1000 * measured.quantile(0.99))
+    return measured.latencies
+
+
+def _took(seconds: list[float]) -> Took:
+    return Took(1000 * load.quantile(seconds, 0.5), 1000 * load.quantile(seconds, 0.99))
 
 
 HEADINGS = ("call", "p50 ms", "p99 ms", "p50 ms", "p99 ms", "growth of p50")

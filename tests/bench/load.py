@@ -5,6 +5,7 @@ does, not what a crowd would feel (that is open_load.py's). A request here costs
 need for theirs.
 """
 
+import itertools
 import selectors
 import socket
 import time
@@ -88,10 +89,11 @@ def post(path: str, key: str, body: bytes) -> bytes:
 def run(url: str, requests: Iterator[bytes], *, connections: int, seconds: float, most: int | None = None) -> Measured:
     """Send requests for so long, or until so many are answered, over so many connections."""
     measured = Measured()
+    coming = itertools.islice(requests, most)
     with selectors.DefaultSelector() as poll, connected(url, connections, poll) as links:
         start = time.perf_counter()
-        for one in links:
-            one.send(next(requests), time.perf_counter())
+        for one, request in zip(links, coming, strict=False):
+            one.send(request, time.perf_counter())
         while (now := time.perf_counter()) - start < seconds and (most is None or len(measured.latencies) < most):
             for key, _ in poll.select(0.1):
                 one = key.data
@@ -100,7 +102,8 @@ def run(url: str, requests: Iterator[bytes], *, connections: int, seconds: float
                     continue
                 measured.latencies.append(time.perf_counter() - one.since)
                 measured.failed += not 200 <= status < 300
-                one.send(next(requests), time.perf_counter())
+                if (request := next(coming, None)) is not None:
+                    one.send(request, time.perf_counter())
         measured.seconds = now - start
     return measured
 
