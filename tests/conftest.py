@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from records_databases import migrated_database
+from sqlalchemy import Engine
 
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
@@ -33,6 +35,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerSet]:
 def postgres_dsn(servers: ServerSet) -> str:
     """The superuser's address of an empty database; tests that need tables make databases of their own."""
     return servers.settings.postgres_dsn
+
+
+@pytest.fixture(scope="module")
+def database(postgres_dsn: str) -> Iterator[Engine]:
+    """A migrated database for each module of tests."""
+    with migrated_database(postgres_dsn) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,10 @@
 """`make bench` runs, and does not pass over a wrong result. Its figures are nobody's test."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from bench_process import lines_of
 
 pytestmark = pytest.mark.servers
 
-ROOT = Path(__file__).parents[2]
 #: A stack that is loaded as for each figure, in small; then its memory; then a point is lost from one row.
 SCRIPT = """
 import sys
@@ -59,16 +54,6 @@ assert len(memory.rows([held])[0]) == len(memory.headings([held]))
 
 
 def test_a_small_stack_is_measured_and_checked() -> None:
-    """In a process of its own, as the stack outlives the object that started it."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    agreed, noticed = (line for line in done.stdout.splitlines() if line.startswith(("agreed", "noticed")))
+    agreed, noticed = (line for line in lines_of(SCRIPT) if line.startswith(("agreed", "noticed")))
     assert int(agreed.split()[1]) > 100
     assert "1 players differ" in noticed

@@ -1,16 +1,12 @@
 """`make costs` runs: a small stack is loaded, and every figure comes out. Its figures are nobody's test."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from bench_process import lines_of
 
 pytestmark = pytest.mark.servers
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json
 import msgspec
@@ -27,17 +23,7 @@ print(json.dumps(found))
 
 
 def test_a_small_stack_is_measured() -> None:
-    """In a process of its own, as the stack outlives the object that started it."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(lines_of(SCRIPT)[-1])
     assert found["single"].keys() == {"api", "redis primaries", "worker", "postgres"}
     assert found["single"]["api"] > 0
     assert found["moves"] > 0

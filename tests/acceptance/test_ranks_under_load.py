@@ -24,6 +24,7 @@ import msgspec
 import pytest
 from rank_bounds import Read, Win, Wrong, wrong_ranks
 from running_stack import RunningStack
+from waiting import wait_until
 
 from runtime.deadlines import Deadline
 from runtime.settings import Settings
@@ -83,13 +84,15 @@ def board(stack: RunningStack) -> Iterator[tuple[str, Leaderboard, ShardMap]]:
 
 
 def opened(leaderboard: Leaderboard, period: BoardPeriod) -> ShardMap:
-    deadline = time.monotonic() + 60
-    while True:
+    def published() -> ShardMap | None:
         try:
             return leaderboard.maps.published(period, Deadline.after(5))
         except UnknownBoard:
-            assert time.monotonic() < deadline, "nobody opened the board's period"
-            time.sleep(0.2)
+            return None
+
+    found = wait_until(published, 60, "the board's period is opened")
+    assert found
+    return found
 
 
 @contextmanager
@@ -164,9 +167,7 @@ def test_every_rank_is_right_at_some_moment_of_its_request(
 
     began = time.monotonic()
     with beside(move, *[write] * WRITERS, *[read] * READERS):
-        while len(reads) < READS:
-            assert time.monotonic() < began + PATIENCE_S, told
-            time.sleep(0.05)
+        wait_until(lambda: len(reads) >= READS, PATIENCE_S, f"{READS} reads")
     seconds = time.monotonic() - began
     print(
         f"\n{len(wins) / seconds:,.0f} submissions/s for {seconds:.0f} s, {len(reads):,} exact ranks checked;",

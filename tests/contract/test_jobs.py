@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 from played_boards import Played, open_played, rows_of
-from records_databases import migrated_database
 from sqlalchemy import Engine
 
 from api.app import create_app
@@ -28,12 +27,6 @@ from workers.jobs import Jobs
 pytestmark = pytest.mark.servers
 
 ADMIN = "/api/v1/admin"
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn: str) -> Iterator[Engine]:
-    with migrated_database(postgres_dsn) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from records_databases import migrated_database, scalar
+from records_databases import scalar
 from sqlalchemy import event, text
 from waiting import wait_until
 
@@ -24,12 +24,6 @@ pytestmark = pytest.mark.servers
 
 PERIOD = f"{datetime.now(UTC):%Y-%m}"
 _names = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn):
-    with migrated_database(postgres_dsn) as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
-from records_databases import migrated_database, scalar
+from records_databases import scalar
 
 from records import api_keys, boards, shard_maps
 from records.boards import NewBoard
@@ -13,12 +13,6 @@ from records.errors import Conflict, InvalidRecord
 pytestmark = pytest.mark.servers
 
 _names = count(1)
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn):
-    with migrated_database(postgres_dsn) as made:
-        yield made
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 from psycopg2.extensions import make_dsn
-from records_databases import migrated_database, scalar
+from records_databases import scalar
 from sqlalchemy import text
 from waiting import wait_until
 
@@ -16,12 +16,6 @@ from records.errors import RecordsUnavailable
 from records.leases import lease
 
 pytestmark = pytest.mark.servers
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn):
-    with migrated_database(postgres_dsn) as made:
-        yield made
 
 
 def is_free(database, name):

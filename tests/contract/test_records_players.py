@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 
 import pytest
 from psycopg2.extensions import make_dsn
-from records_databases import migrated_database
 from sqlalchemy import event
 
 from records import players
@@ -16,12 +15,6 @@ from records.errors import Conflict, InvalidRecord
 from records.players import Creation, NewPlayer
 
 pytestmark = pytest.mark.servers
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn):
-    with migrated_database(postgres_dsn) as made:
-        yield made
 
 
 @pytest.fixture

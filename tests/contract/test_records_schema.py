@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from records_databases import empty_database, migrated_database, scalar
+from records_databases import empty_database, scalar
 from sqlalchemy import Engine, inspect, text
 from waiting import wait_until
 
@@ -23,12 +23,6 @@ CATALOG = """
     SELECT string_agg(concat_ws(' ', relname, relkind, oid, relfilenode), ', ' ORDER BY relname)
     FROM pg_class WHERE relnamespace = 'public'::regnamespace
 """
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn):
-    with migrated_database(postgres_dsn) as made:
-        yield made
 
 
 def partitions_of(database: Engine, table: str) -> set[str]:

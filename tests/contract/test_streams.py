@@ -5,7 +5,6 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -16,7 +15,6 @@ import msgspec
 import pytest
 from flask.testing import FlaskClient
 from played_boards import Played, open_played, rows_of
-from records_databases import migrated_database
 from served_api import served
 from sqlalchemy import Engine
 from waiting import wait_until
@@ -42,12 +40,6 @@ def when_ready(server):
     for listener in server.LISTENERS:
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 """
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn: str) -> Iterator[Engine]:
-    with migrated_database(postgres_dsn) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

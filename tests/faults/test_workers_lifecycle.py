@@ -4,14 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 from played_boards import Played, open_played, rows_of
-from records_databases import migrated_database
 from sqlalchemy import Engine
 
 from cli.servers import ServerSet
@@ -26,12 +24,6 @@ pytestmark = pytest.mark.servers
 #: `make faults-records` asks for a million.
 PLAYERS = int(os.environ.get("ARCHIVE_PLAYERS", "5000"))
 _MOST_RUNS = 40
-
-
-@pytest.fixture(scope="module")
-def database(postgres_dsn: str) -> Iterator[Engine]:
-    with migrated_database(postgres_dsn) as made:
-        yield made
 
 
 @pytest.fixture
