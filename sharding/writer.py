@@ -187,7 +187,8 @@ class Writer:
             if not pending or deadline.passed:
                 break
             self._hop(work, pending)
-        work.fail(dict.fromkeys(members, ShardUnavailable("the player is on the move; try again")))
+        why = "there was no time left; try again" if deadline.passed else "the player is on the move; try again"
+        work.fail(dict.fromkeys(members, ShardUnavailable(why)))
         self._use_newer_map(work)
         return [written for written in work.written if written is not None]
 

@@ -26,7 +26,10 @@ def ports_of_their_own() -> Iterator[None]:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     data_dir = tmp_path_factory.mktemp("stack") / "data"
     port = str(free_ports(1)[0])
-    up = rangeboard("up", "--detach", "--port", port, data_dir=data_dir, timeout_s=120)
+    with pytest.MonkeyPatch.context() as environment:
+        # What is tested here is not how fast a machine is that runs browsers and other people's tests meanwhile.
+        environment.setenv("RANGEBOARD_REQUEST_DEADLINE_MS", "10000")
+        up = rangeboard("up", "--detach", "--port", port, data_dir=data_dir, timeout_s=120)
     assert up.returncode == 0, up.stdout + up.stderr
     try:
         status = rangeboard("status", "--json", data_dir=data_dir, timeout_s=30)
