@@ -92,12 +92,13 @@ class Aside:
         entries, looked_up = dict(located.entries), set[Member]()
         told.update(located.failed)
         self._end_absent(shard_map, told, entries, args)
-        for _ in range(_MOST_HOPS):
+        for hop in range(_MOST_HOPS):
             waiting = [member for member in args if member not in told]
             if not waiting or deadline.passed:
                 break
             lost: list[Member] = []
             movers: dict[Member, Leaving] = {}
+            gone: dict[Member, Entry] = {}
             for shard, members, answer in self._call(shard_map, function, options, entries, waiting, args, deadline):
                 if answer.error is not None:
                     told.update(dict.fromkeys(members, answer.error))
@@ -108,12 +109,13 @@ class Aside:
                     elif code == Code.LEAVING:
                         movers[member] = leaving(shard, detail)
                     elif code == Code.GONE:
-                        entries[member] = Entry(*read_tombstone(detail))
-                        self._directory.learn(shard_map, {member: entries[member]})
+                        gone[member] = Entry(*read_tombstone(detail))
                     else:
                         lost.append(member)
             moved = self._mover.complete(shard_map, movers, deadline)
             entries.update({member: to.entry for member, to in moved.items()})
+            if gone:
+                entries.update(self._directory.follow(shard_map, gone, deadline, again=hop > 0))
             self._look_up(shard_map, lost, told, entries, looked_up, deadline)
         for member in args:
             told.setdefault(member, ShardUnavailable("the player is on the move; try again"))

@@ -90,8 +90,23 @@ class Directory:
         self._memory.put(shard_map, located.entries)
         return located
 
+    def follow(
+        self, shard_map: ShardMap, gone: Mapping[Member, Entry], deadline: Deadline, *, again: bool
+    ) -> dict[Member, Entry]:
+        """Where to look for players who are gone from a shard: where its tombstones led, which is remembered.
+
+        `again`: it was not the first, and may be one of many. The directory has known of every move before there was a
+        tombstone of it, so what is stored there is taken, where it is later; where it cannot be asked, the tombstone.
+        """
+        led = dict(gone)
+        if again:
+            stored = self._stored(shard_map, list(gone), deadline).entries
+            led.update({member: entry for member, entry in stored.items() if entry.epoch > gone[member].epoch})
+        self.learn(shard_map, led)
+        return led
+
     def learn(self, shard_map: ShardMap, entries: Mapping[Member, Entry]) -> None:
-        """Remember what a shard told."""
+        """Remember what was told by shards."""
         self._memory.put(shard_map, entries)
 
     def _stored(self, shard_map: ShardMap, members: Sequence[Member], deadline: Deadline) -> Located:

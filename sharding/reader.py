@@ -261,7 +261,7 @@ class Reader:
         member = member_of(player)
         entry = self._directory.locate(shard_map, [member], deadline).of(member)
         looked_up = False
-        for _ in range(_MOST_HOPS):
+        for hop in range(_MOST_HOPS):
             if entry is None:
                 break
             call = ShardCall(shard_map.keys(entry.shard), "rb1_find", (0, member))
@@ -284,8 +284,8 @@ class Reader:
                     raise ShardUnavailable("the player is on the move; try again")
                 entry = moved[member].entry
             elif code == Code.GONE:
-                entry = Entry(*read_tombstone(detail))
-                self._directory.learn(shard_map, {member: entry})
+                gone = {member: Entry(*read_tombstone(detail))}
+                entry = self._directory.follow(shard_map, gone, deadline, again=hop > 0)[member]
             elif looked_up:
                 break
             else:

@@ -104,6 +104,8 @@ class _Work:
     removed: set[Member] = field(default_factory=set)
     #: players whose entry turned out to be wrong
     lost: set[Member] = field(default_factory=set)
+    #: players who are gone from where they were looked for, and where their tombstones lead
+    gone: dict[Member, Entry] = field(default_factory=dict)
     #: submissions that a sending without an answer may have applied, wherever their players are by now
     doubtful: set[int] = field(default_factory=set)
     map_version: int = 0
@@ -182,11 +184,14 @@ class Writer:
         work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, mode, settled)
         work.take(self._directory.locate(shard_map, members, deadline))
         self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
-        for _ in range(_MOST_HOPS):
+        for hop in range(_MOST_HOPS):
             pending = work.pending()
             if not pending or deadline.passed:
                 break
             self._hop(work, pending)
+            if work.gone:
+                work.entries.update(self._directory.follow(shard_map, work.gone, deadline, again=hop > 0))
+                work.gone.clear()
         why = "there was no time left; try again" if deadline.passed else "the player is on the move; try again"
         work.fail(dict.fromkeys(members, ShardUnavailable(why)))
         self._use_newer_map(work)
@@ -268,8 +273,7 @@ class Writer:
                     refuse(Why.PAYLOAD, work.shard_map, shard, member)
                     work.end(index, error)
             elif effect.code == Code.GONE:
-                work.entries[member] = Entry(*read_tombstone(effect.detail))
-                self._directory.learn(work.shard_map, {member: work.entries[member]})
+                work.gone[member] = Entry(*read_tombstone(effect.detail))
             elif effect.code == Code.REMOVED:
                 work.removed.add(member)
             else:

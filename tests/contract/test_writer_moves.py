@@ -1,15 +1,19 @@
 """A writer brings home whom his submission took out of range, also when others wrote meanwhile."""
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from cli.servers import ServerSet
 from runtime.deadlines import Deadline
+from sharding.boards import BoardPeriod
 from sharding.functions import ApplyMode, Asked, May, apply_call
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId, member_of
 from sharding.shard_map import ShardMap
+from sharding.submissions import removal_of
 
 pytestmark = pytest.mark.servers
 
@@ -42,3 +46,37 @@ def test_a_row_goes_where_its_score_at_the_departure_belongs(
     submit(10, "m1")
     found = leaderboard.reader.find(shard_map, ANN, Deadline.after(5))
     assert found.shard == TOP
+
+
+def submits(process: Leaderboard, name: BoardPeriod) -> None:
+    (result,) = process.submit(name, [Submission(ANN, 1, "last")], Deadline.after(5), rank=RankMode.NONE)
+    assert (result.error, result.points) == (None, 146)
+
+
+def finds(process: Leaderboard, name: BoardPeriod) -> None:
+    shard_map = process.maps.current(name, Deadline.after(5))
+    assert process.reader.find(shard_map, ANN, Deadline.after(5)).shard == TOP
+
+
+def hides(process: Leaderboard, name: BoardPeriod) -> None:
+    process.hide(name, {ANN: True}, Deadline.after(5))
+
+
+def removes(process: Leaderboard, name: BoardPeriod) -> None:
+    assert process.remove(name, removal_of(ANN, "removal"), Deadline.after(5)).points == 145
+
+
+@pytest.mark.parametrize("does", [submits, finds, hides, removes])
+def test_a_long_way_is_not_gone_step_by_step(
+    leaderboard: Leaderboard,
+    open_board: Callable[..., ShardMap],
+    servers: ServerSet,
+    does: Callable[[Leaderboard, BoardPeriod], None],
+) -> None:
+    """Another process remembers where the player was more moves ago than anybody goes from shard to shard."""
+    name = open_board(list(range(10, 150, 10))).name
+    with closing(Leaderboard.connect(servers.settings, known_players=lambda _, players: players)) as other:
+        other.submit(name, [Submission(ANN, 5, "m0")], Deadline.after(5), rank=RankMode.NONE)
+        for step in range(1, 15):
+            leaderboard.submit(name, [Submission(ANN, 10, f"m{step}")], Deadline.after(5), rank=RankMode.NONE)
+        does(other, name)
