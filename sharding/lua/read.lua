@@ -40,9 +40,9 @@ end
 local function rb1_places(keys, args)
   local reply = {}
   for i, member in ipairs(args) do
-    local packed = redis.call('ZSCORE', keys[1], member)
-    reply[2 * i - 1] = packed and text(tonumber(packed)) or ''
-    reply[2 * i] = packed and redis.call('ZRANK', keys[1], member) or -1
+    local row = redis.call('ZRANK', keys[1], member, 'WITHSCORE')
+    reply[2 * i - 1] = row and row[2] or ''
+    reply[2 * i] = row and row[1] or -1
   end
   return reply
 end
