@@ -52,6 +52,11 @@ class RawEntry(NamedTuple):
     entry_id: str
     fields: Sequence[bytes]
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(map(len, self.fields))
+
     def content(self) -> bytes:
         """All of it in one piece, to be put aside."""
         packed: bytes = msgpack.packb(list(self.fields))

@@ -7,11 +7,12 @@ anywhere reads again, stores nothing twice and takes nothing back twice.
 Nothing blocks what is behind it. An entry that cannot be decoded, or holds a row that PostgreSQL cannot, goes to
 quarantine in the same transaction, and its other rows are stored. A month without a partition is made on the way.
 
-An entry may hold one submission or a thousand, so how many entries make a batch is learned from the last one: a
-transaction has some ten thousand rows, and memory stays flat.
+An entry may hold one submission or a thousand. How many are read at a time is learned from those read before, and where
+that was too many, as after an import, they are stored in parts: a transaction has some ten thousand rows, and memory
+stays flat.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -40,7 +41,8 @@ log = structlog.get_logger()
 #: Batches of one run: a task that goes on for ever is never seen to be stuck.
 _MOST_BATCHES = 200
 _FIRST_ENTRIES = 20
-_ROWS_AT_ONCE = 20_000
+#: Of entries as they come, in one transaction: a row has 100 to 250.
+_BYTES_AT_ONCE = 3_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +91,32 @@ def drain_shard(
             entries = leaderboard.outbox.read(keys, wanted, deadline)
             if not entries:
                 break
-            stored, one = _store(connection, engine, shard_map, shard, entries)
-            failpoints.reach("drain.stored")
-            if compensate and stored.surplus:
-                _take_back(leaderboard, connection, shard_map, stored.surplus, deadline)
-                failpoints.reach("drain.compensated")
-            leaderboard.outbox.trim(keys, entries[-1].entry_id, deadline)
-            done = done.plus(one)
-            _count(shard_map.name, one)
-            if deadline.passed or (len(entries) < wanted and not one.surplus):  # what takes it back is there by now
+            surplus = 0
+            for part in _parts(entries):
+                stored, one = _store(connection, engine, shard_map, shard, part)
+                failpoints.reach("drain.stored")
+                if compensate and stored.surplus:
+                    _take_back(leaderboard, connection, shard_map, stored.surplus, deadline)
+                    failpoints.reach("drain.compensated")
+                leaderboard.outbox.trim(keys, part[-1].entry_id, deadline)
+                done = done.plus(one)
+                surplus += one.surplus
+                _count(shard_map.name, one)
+            if deadline.passed or (len(entries) < wanted and not surplus):  # what takes it back is there by now
                 break
-            rows_an_entry = max(1, (one.stored + one.repeated + one.surplus) // len(entries))
-            wanted = max(1, min(most, _ROWS_AT_ONCE // rows_an_entry))
+            wanted = max(1, min(most, _BYTES_AT_ONCE * len(entries) // sum(entry.size for entry in entries)))
     return done
+
+
+def _parts(entries: Sequence[RawEntry]) -> Iterator[Sequence[RawEntry]]:
+    """The entries in runs that are stored together; one that is too large by itself is a run of its own."""
+    first = size = 0
+    for place, entry in enumerate(entries):
+        if place > first and size + entry.size > _BYTES_AT_ONCE:
+            yield entries[first:place]
+            first, size = place, 0
+        size += entry.size
+    yield entries[first:]
 
 
 def _store(

@@ -46,7 +46,7 @@ def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (workers.rebuild, workers.verify):
         monkeypatch.setattr(module, "_BATCH", AT_ONCE)
     monkeypatch.setattr(workers.rebuild, "_AT_ONCE", 1)
-    monkeypatch.setattr(workers.drain, "_ROWS_AT_ONCE", AT_ONCE)
+    monkeypatch.setattr(workers.drain, "_BYTES_AT_ONCE", 100 * AT_ONCE)
     monkeypatch.setattr(workers.drain, "_FIRST_ENTRIES", 1)
     monkeypatch.setattr(sharding.lifecycle, "CHUNK", AT_ONCE)
     monkeypatch.setattr(audit, "_ROWS_A_FETCH", AT_ONCE)
