@@ -51,6 +51,11 @@ coalescer_waiting = Gauge(
     "Single submissions that waited when the last call left",
     multiprocess_mode="livesum",
 )
+strays_waiting = Gauge(
+    "rangeboard_strays_waiting",
+    "Players out of their shard's range whom processes brought home together last",
+    multiprocess_mode="livesum",
+)
 _moves = Counter(
     "rangeboard_moves", "Players on their way to another shard, by how far one attempt brought them", ["outcome"]
 )

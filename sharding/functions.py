@@ -145,7 +145,10 @@ class Stray(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How a shard's rows lie to its range."""
+    """How a shard's rows lie to its range. `astray`: the rows outside of it, member and packed score of each in turn.
+
+    Those are left out where they are many.
+    """
 
     version: int
     rows: int
@@ -157,12 +160,27 @@ class Shape(NamedTuple):
     moves: int
     low: int
     high: int
+    astray: Sequence[bytes] = ()
 
     @classmethod
     def of_reply(cls, reply: list[Any]) -> "Shape":
         """The shape in a reply of rb1_shape."""
-        low, high = reply[-2:]
-        return cls._make([*reply[:-2], int(low), int(high)])
+        *counts, low, high = reply[:_SHAPE]
+        return cls._make([*counts, int(low), int(high), reply[_SHAPE:]])
+
+    @property
+    def tells_strays(self) -> bool:
+        """Whether every row outside of the range is listed."""
+        return len(self.astray) == 2 * (self.better + self.worse)
+
+    @property
+    def within(self) -> int:
+        """How many rows lie in the range."""
+        return self.rows - self.better - self.worse
+
+
+#: Values of a shape before the strays.
+_SHAPE = len(Shape._fields) - 1
 
 
 class Payload(NamedTuple):

@@ -24,6 +24,7 @@ from sharding.directory import Directory
 from sharding.errors import LeaderboardError, NotOnBoard, PeriodClosed, ShardUnavailable, UnknownBoard
 from sharding.functions import ApplyMode, Functions, library_code
 from sharding.handoff.mover import Mover
+from sharding.handoff.queue import StrayQueue
 from sharding.lifecycle import Lifecycle
 from sharding.maps import Maps
 from sharding.merge import Placed
@@ -119,12 +120,14 @@ class Leaderboard:
         self.reader = Reader(self.functions, self.maps, self.directory, self.mover)
         self.outbox = Outbox(self.functions)
         self.lifecycle = Lifecycle(self.functions, self.maps, self.directory)
+        self.strays = StrayQueue(self.mover)
         self.rebalancer = Rebalancer(self.functions, self.maps, self.mover, self.reader)
         self._writer = Writer(
             self.functions,
             self.maps,
             self.directory,
             self.mover,
+            self.strays,
             known_players,
             hidden_players,
             outbox_limit=settings.outbox_limit,
@@ -155,7 +158,8 @@ class Leaderboard:
         return cls(settings, client, known_players, hidden_players)
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Bring home whom submissions took out of range, and close the connections that nobody uses."""
+        self.strays.close()
         self.client.close()
 
     # -- writing
@@ -259,15 +263,17 @@ class Leaderboard:
         self, shard_map: ShardMap, player: PlayerId, written: Written, mode: RankMode, deadline: Deadline
     ) -> tuple[int, RankMode]:
         """The rank of a row just written, and what it is: where players change shards all the while, never exact."""
-        index = shard_map.range_of(written.shard)
         placed = Placed(written.packed, member_of(player))
-        if mode is RankMode.EXACT or index is None:
+        if mode is RankMode.EXACT:
             rank, settled = self.reader.rank(shard_map, placed, deadline)
             return rank, RankMode.EXACT if settled else RankMode.RECENT
-        siblings = [shard for shard in shard_map.ranges[index].shards if shard != written.shard]
-        beside = self.reader.ahead(shard_map, placed, deadline, siblings) if siblings else 0
+        index = shard_map.range_at(written.packed)
+        shards = shard_map.ranges[index].shards
+        others = [shard for shard in shards if shard != written.shard]
+        beside = self.reader.ahead(shard_map, placed, deadline, others) if others else 0
+        place = written.place if written.shard in shards else 0
         better = sum(self._recent_sizes(shard_map, deadline)[:index])
-        return 1 + better + beside + written.place, RankMode.RECENT
+        return 1 + better + beside + place, RankMode.RECENT
 
     def _recent_sizes(self, shard_map: ShardMap, deadline: Deadline) -> list[int]:
         """Rows of each range, counted a moment ago."""

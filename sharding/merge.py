@@ -1,10 +1,12 @@
 """Merging the rankings of shards into one: values in, values out.
 
-Three tools. `first_rows` merges rankings that were fetched. `spans` says which places of which ranges hold a page,
-where every row lies in its range. `Search` finds a page where rows may lie anywhere, without fetching what is before
-it: it only ever asks how many rows of each shard rank before some row, and halves what is left.
+Four tools. `first_rows` merges rankings that were fetched. `spans` says which places of which ranges hold a page, where
+rows lie in their ranges, and `joined` puts those few among them that do not. `Search` finds a page where rows may lie
+anywhere, without fetching what is before it: it only ever asks how many rows of each shard rank before some row, and
+halves what is left.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
@@ -58,6 +60,25 @@ def spans(sizes: Sequence[int], offset: int, limit: int) -> list[Span]:
         else:
             offset -= size
     return found
+
+
+def joined(
+    rows: Sequence[Placed], first: int, size: int, apart: Sequence[Placed], offset: int, limit: int
+) -> list[Placed] | None:
+    """The ranks offset .. offset+limit-1 of two rankings together, of which one is known in part.
+
+    `rows` are consecutive ones of that ranking, from its place `first` on, and it has `size` of them. `apart` is the
+    other one. None if `rows` do not reach as far as is wanted, on either side.
+    """
+    if limit <= 0 or offset >= size + len(apart):
+        return []
+    if first + len(rows) < min(offset + limit, size) or (first and not rows):
+        return None
+    ahead = bisect_left(apart, rows[0]) if first else 0
+    begins = first + ahead
+    if offset < begins:
+        return None
+    return first_rows([rows, apart[ahead:]], limit, offset - begins)
 
 
 class Halves(NamedTuple):

@@ -4,10 +4,11 @@
 one parallel round trip, which brings their shapes (how many rows, how they lie to the range, the version of the map,
 who is leaving) and whatever else the read needs to know of them. The shapes decide how to count:
 
-- **At rest** every shard serves the range that this map says, and every row lies in it. Better ranges count whole,
-  worse ones nothing; the first look brings a player's rank. Pages are places of ranges.
-- **In motion**, or where a range is split by player hash, rows are counted in all shards: one more look for a rank,
-  about twenty round trips for a page, whatever its offset (`merge.Search`).
+- **In order** every shard serves the range that this map says, and all rows lie in it but a few, which the shapes
+  tell. Better ranges count whole, worse ones nothing; the first look brings a player's rank. Pages are places of
+  ranges. The few stand *apart* and are put among the others here (`merge.joined`).
+- **In motion**, with more strays than that, or where a range is split by player hash, rows are counted in all shards:
+  one more look for a rank, about twenty round trips for a page, whatever its offset (`merge.Search`).
 
 Both give the same number. What could make it wrong:
 
@@ -41,7 +42,7 @@ from sharding.functions import LIVE, SLICE, Code, Functions, Shape, ShardCall, p
 from sharding.handoff.mover import Leaving, Mover, leaving
 from sharding.handoff.refusals import Why, refuse
 from sharding.maps import Maps
-from sharding.merge import START, Halves, Placed, Search, after, first_rows, spans
+from sharding.merge import START, Halves, Placed, Search, Span, after, first_rows, joined, spans
 from sharding.players import Member, PlayerId, member_of, player_of
 from sharding.scores import ELAPSED_SPAN, HIGHEST, Order, PackedScore, best_of_points, points_of
 from sharding.shard_map import ShardMap
@@ -51,10 +52,13 @@ T = TypeVar("T")
 _MOST_HOPS = 10
 _MOST_ATTEMPTS = 4
 _MOST_LOOKS = 5
+#: Rows that a page takes in excess on both sides of it, for what changes between the plan and the look.
+_SLACK = 16
 #: For so long a look may serve to plan the next one, whose shapes then show whether the plan was good.
 _GLIMPSE_MS = 200
 _MOST_STEPS = 120
 _MOST_REMEMBERED = 1000
+_NOWHERE = (HIGHEST, HIGHEST)
 #: How far down the ranking points are told apart, for dense ranks.
 MOST_DENSE = 1000
 
@@ -182,6 +186,8 @@ class _View:
     beside: Sequence[tuple[int, Answer]]
     #: in rank order, players who are in no shard's rows
     afloat: Sequence[Placed]
+    #: in rank order, those and the strays that the shapes told: whoever is not in the rows of the right range
+    apart: Sequence[Placed]
     settled: bool = False
 
     @property
@@ -197,19 +203,19 @@ class _View:
         return {shard: (shape.version, shape.moves, shape.leaving) for shard, shape in self.shapes.items()}
 
     @property
-    def at_rest(self) -> bool:
-        """Whether every shard serves the range that the map says, holds nothing else, and nobody is between them."""
-        if self.missing or self.afloat:
+    def in_order(self) -> bool:
+        """Whether every shard serves the range that the map says, and all rows outside of theirs are told."""
+        if self.missing:
             return False
         bounds = self.plan.bounds
         return all(
-            shape.better == shape.worse == 0 and (shape.rows == 0 or (shape.low, shape.high) == bounds[shard])
+            shape.tells_strays and (shape.rows == 0 or (shape.low, shape.high) == bounds[shard])
             for shard, shape in self.shapes.items()
         )
 
     def sizes(self) -> list[int]:
-        """The rows of each range."""
-        return [sum(self.shapes[shard].rows for shard in part.shards) for part in self.shard_map.ranges]
+        """The rows that lie in each range, in order."""
+        return [sum(self.shapes[shard].within for shard in part.shards) for part in self.shard_map.ranges]
 
     def replies(self) -> Iterator[tuple[int, Any]]:
         """What was answered besides, by shard, without those that are missing."""
@@ -236,7 +242,7 @@ class _Wanted(NamedTuple):
     player: PlayerId
     placed: Placed
     shard: int
-    #: 0-based within the shard, where the first round trip told it
+    #: 0-based within the range of the shard, where the first round trip told it and the row lies there
     place: int | None
 
 
@@ -343,8 +349,12 @@ class Reader:
         for member, entry in located.entries.items():
             groups[entry.shard].append(member)
         slices = _slices(groups)
-        calls = [(shard, _places_call(shard_map, shard, group)) for shard, group in slices]
-        view = self._view(shard_map, deadline, lambda _: calls, partial=partial)
+        view = self._view(
+            shard_map,
+            deadline,
+            lambda current: [(shard, _places_call(current, shard, group)) for shard, group in slices],
+            partial=partial,
+        )
 
         found: dict[PlayerId, _Wanted | LeaderboardError] = {
             members[member]: _unread(error) for member, error in located.failed.items()
@@ -354,10 +364,14 @@ class Reader:
             if answer.error is not None:
                 found.update({members[member]: _unread(answer.error) for member in group})
                 continue
-            for member, packed, place in zip(group, answer.reply[::2], answer.reply[1::2], strict=True):
+            better, *places = answer.reply
+            low, high = view.plan.bounds.get(shard, _NOWHERE)
+            for member, score, place in zip(group, places[::2], places[1::2], strict=True):
                 player = members[member]
                 if place >= 0:
-                    found[player] = _Wanted(player, Placed(PackedScore(int(packed)), member), shard, place)
+                    packed = PackedScore(int(score))
+                    within = place - better if low <= packed < high else None
+                    found[player] = _Wanted(player, Placed(packed, member), shard, within)
                 else:
                     absent.append(player)
         if absent:
@@ -365,7 +379,7 @@ class Reader:
 
         told: dict[PlayerId, Standing | LeaderboardError] = {}
         elsewhere: list[_Wanted] = []
-        before = [0, *accumulate(view.sizes())] if view.at_rest else []
+        before = [0, *accumulate(view.sizes())] if view.in_order else []
         for player in members.values():
             wanted = found.get(player)
             if wanted is None:
@@ -375,7 +389,8 @@ class Reader:
             else:
                 index = view.plan.range_at.get(wanted.shard)
                 if before and wanted.place is not None and index is not None and view.plan.is_whole[index]:
-                    told[player] = _standing(view, wanted, 1 + before[index] + wanted.place)
+                    ahead = before[index] + wanted.place + bisect_left(view.apart, wanted.placed)
+                    told[player] = _standing(view, wanted, 1 + ahead)
                 else:
                     elsewhere.append(wanted)
         if elsewhere:
@@ -437,34 +452,42 @@ class Reader:
         for attempt in range(_MOST_ATTEMPTS):
             view = self._glimpse(shard_map, deadline, partial, remembered=attempt == 0)
             shard_map = view.shard_map
-            if view.at_rest and attempt < _MOST_ATTEMPTS - 2:
-                page = self._at_rest(view, offset, limit, deadline)
+            if view.in_order and attempt < _MOST_ATTEMPTS - 2:
+                page = self._in_ranges(view, offset, limit, deadline)
             else:
                 page = self._searched(view, offset, limit, deadline, partial)
             if page is not None:
                 return page
         raise ShardUnavailable("the ranking changes too fast at this rank; try again")
 
-    def _at_rest(self, view: _View, offset: int, limit: int, deadline: Deadline) -> Page | None:
-        """Every row lies in its range: places are taken from the ranges in turn. None if that changed meanwhile."""
+    def _in_ranges(self, view: _View, offset: int, limit: int, deadline: Deadline) -> Page | None:
+        """Places are taken from the ranges in turn, and whoever is apart put among them. None if too much changed.
+
+        What is taken reaches further on both sides than is needed, by as many as are apart and some more: while it was
+        planned and looked for, players have come, and rows have left their ranges.
+        """
         ranges = view.shard_map.ranges
-        wanted = spans(view.sizes(), offset, limit)
+        margin = len(view.apart) + view.leaving + _SLACK
+        first = max(0, offset - margin)
+        wanted = spans(view.sizes(), first, offset + limit + _SLACK - first)
         if any(span.skipped and len(ranges[span.range_at].shards) > 1 for span in wanted):
             return None
         calls: list[tuple[int, Call]] = []
         for span in wanted:
             for shard in ranges[span.range_at].shards:
-                keys, stop = view.shard_map.keys(shard), span.skipped + span.taken - 1
-                calls.append((shard, Call(keys.slot, ("ZRANGE", keys.rows, span.skipped, stop, "WITHSCORES"))))
+                keys, low = view.shard_map.keys(shard), ranges[span.range_at].low
+                args = (low, span.skipped, span.taken + _SLACK)
+                calls.append((shard, Call(keys.slot, ("FCALL_RO", "rb1_within", 1, keys.rows, *args))))
         after = self._view(view.shard_map, deadline, lambda _: calls)
-        if not after.at_rest or after.shard_map is not view.shard_map or spans(after.sizes(), offset, limit) != wanted:
+        if not after.in_order or after.shard_map is not view.shard_map:
             return None
-        replies = after.replies()
-        placed: list[Placed] = []
-        for span in wanted:
-            rankings = [_placed(next(replies)[1]) for _ in ranges[span.range_at].shards]
-            placed += first_rows(rankings, span.taken)
-        return _page(after, offset, placed)
+        rows = _rows_within(after, wanted)
+        if rows is None:
+            return None
+        sizes = after.sizes()
+        begins = sum(sizes[: wanted[0].range_at]) + wanted[0].skipped if wanted else 0
+        placed = joined(rows, begins, sum(sizes), after.apart, offset, limit)
+        return None if placed is None else _page(after, offset, placed)
 
     def _searched(self, view: _View, offset: int, limit: int, deadline: Deadline, partial: bool) -> Page | None:
         """The rows of these ranks, wherever they lie. None if the ranking changed too much meanwhile."""
@@ -485,7 +508,7 @@ class Reader:
         after = self._view(view.shard_map, deadline, _rows_from(search.found, most), partial=partial)
         if offset >= after.total:
             return _page(after, offset, [])
-        ahead, rankings = _rows_of(after, search.found)
+        ahead, rankings = _rows_of(after, search.found, after.afloat)
         skip = offset - ahead
         if skip < 0 or skip + limit > most:
             return None
@@ -507,20 +530,19 @@ class Reader:
         """The rows behind a place in the ranking, whatever has changed before it."""
         place = after(placed)
         view = self._glimpse(shard_map, deadline, partial, remembered=True)
-        if view.at_rest:
+        if view.in_order:
             index, sizes = view.shard_map.range_at(place.packed), view.sizes()
             stop = index + 1
             while stop < len(sizes) and sum(sizes[index + 1 : stop]) < limit:
                 stop += 1
-            shards = [shard for part in view.shard_map.ranges[index:stop] for shard in part.shards]
-            look = self._view(view.shard_map, deadline, _rows_from(place, limit, shards))
-            if look.at_rest and look.shard_map is view.shard_map:
-                ahead, rankings = _rows_of(look, place)
+            look = self._view(view.shard_map, deadline, _rows_within_from(place, limit, index, stop))
+            if look.in_order and look.shard_map is view.shard_map:
+                ahead, rankings = _rows_of(look, place, look.apart, within=True)
                 page = _page(look, sum(look.sizes()[:index]) + ahead, first_rows(rankings, limit))
                 if len(page.rows) == limit or stop == len(sizes):
                     return page
         look = self._view(view.shard_map, deadline, _rows_from(place, limit), partial=partial)
-        ahead, rankings = _rows_of(look, place)
+        ahead, rankings = _rows_of(look, place, look.afloat)
         return _page(look, ahead, first_rows(rankings, limit))
 
     def around_score(
@@ -678,13 +700,15 @@ class Reader:
         afloat = []
         for group, answer in zip(groups.values(), answers, strict=True):
             if answer.error is None:
-                for member, place in zip(group, answer.reply[1::2], strict=True):
+                for member, place in zip(group, answer.reply[2::2], strict=True):
                     about = leaving_then[member].about
                     if place < 0 and not about.is_hidden:
                         afloat.append(Placed(PackedScore(about.packed), member))
             elif not partial:
                 raise _unread(answer.error)
-        view = _View(shard_map, plan, shapes, as_of_ms, tuple(missing), beside, sorted(afloat))
+        strays = [row for shape in shapes.values() if shape.astray for row in _placed(shape.astray)]
+        apart = sorted([*afloat, *strays])
+        view = _View(shard_map, plan, shapes, as_of_ms, tuple(missing), beside, sorted(afloat), apart)
         if len(self._last) >= _MOST_REMEMBERED:
             self._last.clear()
         self._last[shard_map.name] = replace(view, beside=())
@@ -758,30 +782,72 @@ def _counts(places: Sequence[Placed]) -> _Asks:
     return asks
 
 
-def _rows_from(place: Placed, most: int, shards: Sequence[int] | None = None) -> _Asks:
-    """Asks shards (default: all) for their rows from a place on, and how many are before it."""
+def _rows_from(place: Placed, most: int) -> _Asks:
+    """Asks all shards for their rows from a place on, and how many are before it."""
 
     def asks(shard_map: ShardMap) -> list[tuple[int, Call]]:
-        chosen = map(shard_map.keys, named := list(shard_map.shards() if shards is None else shards))
-        calls = [Call(keys.slot, ("FCALL_RO", "rb1_after", 1, keys.rows, *place, most)) for keys in chosen]
-        return list(zip(named, calls, strict=True))
+        return [(shard, _after_call(shard_map, shard, place, most, "-inf")) for shard in shard_map.shards()]
 
     return asks
 
 
-def _rows_of(view: _View, place: Placed) -> tuple[int, list[Sequence[Placed]]]:
-    """What a look that asked `_rows_from` brought: the rows before the place, and rankings from there on."""
-    ahead = bisect_left(view.afloat, place)
-    rankings: list[Sequence[Placed]] = [view.afloat[ahead:]]
-    for _, reply in view.replies():
+def _rows_within_from(place: Placed, most: int, index: int, stop: int) -> _Asks:
+    """Asks some ranges for those of their own rows that stand behind a place in the first of them, and likewise."""
+
+    def asks(shard_map: ShardMap) -> list[tuple[int, Call]]:
+        found = []
+        for part in shard_map.ranges[index:stop]:
+            begin = max(place, Placed(part.low, Member(b"")))
+            found += [(shard, _after_call(shard_map, shard, begin, most, part.low)) for shard in part.shards]
+        return found
+
+    return asks
+
+
+def _rows_of(
+    view: _View, place: Placed, others: Sequence[Placed], *, within: bool = False
+) -> tuple[int, list[Sequence[Placed]]]:
+    """What a look brought that asked for rows from a place on: those before it, and rankings from there on.
+
+    `others` are put beside what the shards have. `within`: of those the rows in their shards' ranges.
+    """
+    ahead = bisect_left(others, place)
+    rankings: list[Sequence[Placed]] = [others[ahead:]]
+    for shard, reply in view.replies():
+        rows = _placed(reply[1:])
         ahead += reply[0]
-        rankings.append(_placed(reply[1:]))
+        rankings.append(_before(rows, view.plan.bounds[shard][1]) if within else rows)
     return ahead, rankings
 
 
+def _rows_within(view: _View, wanted: Sequence[Span]) -> list[Placed] | None:
+    """The rows that a look brought of some places of ranges, in order; None if they are not consecutive any more.
+
+    It has asked for more than is wanted: a range that others follow must have come to its end.
+    """
+    replies, found = view.replies(), list[Placed]()
+    for span in wanted:
+        part, most = view.shard_map.ranges[span.range_at], span.taken + _SLACK
+        rankings = [_before(_placed(next(replies)[1]), part.high) for _ in part.shards]
+        if span is not wanted[-1] and any(len(rows) == most for rows in rankings):
+            return None
+        found += first_rows(rankings, most if span is wanted[-1] else sum(map(len, rankings)))
+    return found
+
+
+def _before(rows: list[Placed], high: PackedScore) -> list[Placed]:
+    """The rows before the end of a range."""
+    return rows[: bisect_left(rows, Placed(high, Member(b"")))]
+
+
 def _places_call(shard_map: ShardMap, shard: int, members: Sequence[Member]) -> Call:
+    keys, low = shard_map.keys(shard), shard_map.bounds(shard).low
+    return Call(keys.slot, ("FCALL_RO", "rb1_places", 1, keys.rows, low, *members))
+
+
+def _after_call(shard_map: ShardMap, shard: int, place: Placed, most: int, low: PackedScore | str) -> Call:
     keys = shard_map.keys(shard)
-    return Call(keys.slot, ("FCALL_RO", "rb1_places", 1, keys.rows, *members))
+    return Call(keys.slot, ("FCALL_RO", "rb1_after", 1, keys.rows, *place, most, low))
 
 
 def _ahead_call(shard_map: ShardMap, shard: int, places: Sequence[Placed]) -> Call:

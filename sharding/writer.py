@@ -2,7 +2,8 @@
 
 A submission costs one round trip to the shard where the directory's entry is remembered, two where it has to be read.
 The entry may be out of date, so the writer follows what the shards tell it: a tombstone names the next shard, a player
-who is leaving is helped over, an unknown one is looked up again. Whoever writes a row out of its range moves it.
+who is leaving is helped over, an unknown one is looked up again. Rows that it writes out of their range count where
+they are, and are handed on to be moved (handoff/queue.py).
 
 Hops are bounded; what has no place by then, or by the deadline, is answered as unavailable.
 """
@@ -45,6 +46,7 @@ from sharding.functions import (
     read_tombstone,
 )
 from sharding.handoff.mover import Leaving, Mover, leaving
+from sharding.handoff.queue import StrayQueue
 from sharding.handoff.refusals import Why, refuse
 from sharding.maps import Maps
 from sharding.periods import following
@@ -153,6 +155,7 @@ class Writer:
         maps: Maps,
         directory: Directory,
         mover: Mover,
+        strays: StrayQueue,
         known_players: KnownPlayers,
         hidden_players: HiddenPlayers,
         *,
@@ -162,6 +165,7 @@ class Writer:
         self._maps = maps
         self._directory = directory
         self._mover = mover
+        self._strays = strays
         self._known_players = known_players
         self._hidden_players = hidden_players
         self._outbox_limit = outbox_limit
@@ -221,9 +225,8 @@ class Writer:
             moved = self._mover.complete(work.shard_map, helped, work.deadline)
             work.entries.update({member: to.entry for member, to in moved.items()})
         if strays:
-            work.tell_settled(strays)
             self._use_newer_map(work)
-            self._move_home(work, strays)
+            self._strays.take(work.shard_map, strays)
 
     def _call(self, work: _Work, shard: int, indexes: Iterable[int]) -> ShardCall:
         asked = []
@@ -289,23 +292,6 @@ class Writer:
         packed = PackedScore(effect.detail)
         points = points_of(packed, work.shard_map.board.order)
         return Written(Result(status, points, durable=answer.confirmed), shard, effect.place, packed)
-
-    def _move_home(self, work: _Work, strays: dict[Member, tuple[Entry, PackedScore]]) -> None:
-        """Move the rows that these submissions took out of range. They count already: a failure is the sweeper's."""
-        tells = work.mode is ApplyMode.TELL_PLACES
-        for _ in range(_MOST_HOPS):
-            moved = self._mover.move(work.shard_map, strays, work.deadline, tell_places=tells)
-            for index, member in enumerate(work.members):
-                written = work.written[index]
-                if member in moved and written is not None and written.shard >= 0:
-                    written.shard, written.place = moved[member].entry.shard, moved[member].place
-            work.entries.update({member: to.entry for member, to in moved.items()})
-            # Somebody else's submission may have counted before the departure, and led further than this one.
-            strays = {
-                member: (to.entry, to.packed) for member, to in moved.items() if to.is_stray and to.packed is not None
-            }
-            if not strays:
-                return
 
     def _use_newer_map(self, work: _Work) -> None:
         """Go on by the map that the shards told of: by an older one strays would be moved to where they are strays."""

@@ -2,6 +2,7 @@
 
 local LIVE = 1 -- and IS_LEAVING, IS_GONE, IS_HIDDEN, UNKNOWN of apply.lua
 local MOST_LEAVING = 500
+local MOST_ASTRAY = 64
 
 --[[ rb1_find: what a shard knows of players.
   KEYS  the shard's
@@ -35,14 +36,15 @@ end
 
 --[[ rb1_places: the rows of players, and where they stand.
   KEYS  rows
-  ARGV  per player: member
-  Reply per player packed score, or '' if there is no row, and place (0-based, or -1) ]]
+  ARGV  the first packed score of the shard's range, then per player: member
+  Reply how many rows are better than the range; then per player packed score, or '' if there is no row, and place
+        (0-based, or -1) ]]
 local function rb1_places(keys, args)
-  local reply = {}
-  for i, member in ipairs(args) do
-    local row = redis.call('ZRANK', keys[1], member, 'WITHSCORE')
-    reply[2 * i - 1] = row and row[2] or ''
-    reply[2 * i] = row and row[1] or -1
+  local reply = { redis.call('ZCOUNT', keys[1], '-inf', '(' .. args[1]) }
+  for i = 2, #args do
+    local row = redis.call('ZRANK', keys[1], args[i], 'WITHSCORE')
+    reply[2 * i - 2] = row and row[2] or ''
+    reply[2 * i - 1] = row and row[1] or -1
   end
   return reply
 end
@@ -97,20 +99,34 @@ local function rb1_ahead(keys, args)
   return reply
 end
 
+local function append_rows(reply, rows)
+  for i = 1, #rows, 2 do
+    reply[#reply + 1], reply[#reply + 2] = rows[i], text(tonumber(rows[i + 1]))
+  end
+end
+
 --[[ rb1_after: the rows of a shard from a place in the ranking on.
   KEYS  rows
-  ARGV  packed score, member, the most rows to give
+  ARGV  packed score, member, the most rows to give, a packed score or -inf: better rows than that do not count
   Reply how many rows rank before, then per row: member, packed score ]]
 local function rb1_after(keys, args)
   local ahead = rows_ahead(keys[1], args[1], args[2])
-  local reply = { ahead }
+  local reply = { ahead - redis.call('ZCOUNT', keys[1], '-inf', '(' .. args[4]) }
   local most = tonumber(args[3])
   if most > 0 then
-    local rows = redis.call('ZRANGE', keys[1], ahead, ahead + most - 1, 'WITHSCORES')
-    for i = 1, #rows, 2 do
-      reply[i + 1], reply[i + 2] = rows[i], text(tonumber(rows[i + 1]))
-    end
+    append_rows(reply, redis.call('ZRANGE', keys[1], ahead, ahead + most - 1, 'WITHSCORES'))
   end
+  return reply
+end
+
+--[[ rb1_within: some rows of a shard's range, by their place in it.
+  KEYS  rows
+  ARGV  the range's first packed score, the place (0-based), the most rows to give
+  Reply per row: member, packed score. Rows worse than the range follow it as if they were of it. ]]
+local function rb1_within(keys, args)
+  local from = redis.call('ZCOUNT', keys[1], '-inf', '(' .. args[1]) + args[2]
+  local reply = {}
+  append_rows(reply, redis.call('ZRANGE', keys[1], from, from + args[3] - 1, 'WITHSCORES'))
   return reply
 end
 
@@ -144,15 +160,25 @@ end
   KEYS  rows head leaving
   Reply version of the map, rows, rows better than the range, rows worse than the range, submissions ever,
         sum of points, players leaving, steps of moves ever, and the range: first packed score, and the one behind the
-        last ]]
+        last; then, if they are few, the rows better than the range and those worse: member, packed score of each ]]
 local function rb1_shape(keys)
   local field = redis.call('HMGET', keys[2], 'version', 'low', 'high', 'submissions', 'points', 'moves')
   if not field[1] then
     return redis.error_reply('RBNOHEAD it was never opened, or is gone')
   end
-  return { tonumber(field[1]), redis.call('ZCARD', keys[1]), redis.call('ZCOUNT', keys[1], '-inf', '(' .. field[2]),
-    redis.call('ZCOUNT', keys[1], field[3], '+inf'), tonumber(field[4] or 0), tonumber(field[5] or 0),
-    redis.call('HLEN', keys[3]), tonumber(field[6] or 0), field[2], field[3] }
+  local better = redis.call('ZCOUNT', keys[1], '-inf', '(' .. field[2])
+  local worse = redis.call('ZCOUNT', keys[1], field[3], '+inf')
+  local reply = { tonumber(field[1]), redis.call('ZCARD', keys[1]), better, worse, tonumber(field[4] or 0),
+    tonumber(field[5] or 0), redis.call('HLEN', keys[3]), tonumber(field[6] or 0), field[2], field[3] }
+  if better + worse <= MOST_ASTRAY then
+    if better > 0 then
+      append_rows(reply, redis.call('ZRANGE', keys[1], 0, better - 1, 'WITHSCORES'))
+    end
+    if worse > 0 then
+      append_rows(reply, redis.call('ZRANGE', keys[1], -worse, -1, 'WITHSCORES'))
+    end
+  end
+  return reply
 end
 
 --[[ rb1_leaving: some of the players who are on the way out.
@@ -170,6 +196,7 @@ register_read('rb1_find', rb1_find)
 register_read('rb1_places', rb1_places)
 register_read('rb1_ahead', rb1_ahead)
 register_read('rb1_after', rb1_after)
+register_read('rb1_within', rb1_within)
 register_read('rb1_halve', rb1_halve)
 register_read('rb1_shape', rb1_shape)
 register_read('rb1_leaving', rb1_leaving)

@@ -71,7 +71,8 @@ class Played:
         drain_now(self.leaderboard, self.engine, self.now(), soon())
 
     def ranking(self) -> list[tuple[str, int]]:
-        """Everybody with their packed score, in rank order: points, ties and order."""
+        """Everybody with their packed score, in rank order: points, ties and order. Strays are brought home first."""
+        self.leaderboard.strays.bring_home(soon())
         shard_map = self.now()
         lifecycle = self.leaderboard.lifecycle
         chunks = itertools.chain.from_iterable(

@@ -85,5 +85,6 @@ def test_a_player_who_changes_shards_is_counted(leaderboard: Leaderboard, open_b
     submit(leaderboard, shard_map, ("ann", 5, "m1"))
     finished, left = (counted("rangeboard_moves_total", outcome=outcome) for outcome in ("finished", "left"))
     submit(leaderboard, shard_map, ("ann", 20, "m2"))
+    leaderboard.strays.bring_home(Deadline.after(5))
     assert counted("rangeboard_moves_total", outcome="finished") == finished + 1
     assert counted("rangeboard_moves_total", outcome="left") == left

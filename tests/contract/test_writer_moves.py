@@ -1,4 +1,4 @@
-"""A writer brings home whom his submission took out of range, also when others wrote meanwhile."""
+"""A process brings home whom its submissions took out of range, also when others wrote meanwhile."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -40,6 +40,7 @@ def test_a_row_goes_where_its_score_at_the_departure_belongs(
     def submit(value: int, match: str) -> None:
         submission = Submission(ANN, value, match)
         leaderboard.submit(shard_map.name, [submission], Deadline.after(5), rank=RankMode.NONE)
+        leaderboard.strays.bring_home(Deadline.after(5))
 
     submit(5, "m0")
     monkeypatch.setattr(leaderboard.mover, "move", interrupted)
@@ -79,4 +80,5 @@ def test_a_long_way_is_not_gone_step_by_step(
         other.submit(name, [Submission(ANN, 5, "m0")], Deadline.after(5), rank=RankMode.NONE)
         for step in range(1, 15):
             leaderboard.submit(name, [Submission(ANN, 10, f"m{step}")], Deadline.after(5), rank=RankMode.NONE)
+            leaderboard.strays.bring_home(Deadline.after(5))
         does(other, name)

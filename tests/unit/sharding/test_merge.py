@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharding.merge import START, Halves, Placed, Search, after, first_rows, spans
+from sharding.merge import START, Halves, Placed, Search, after, first_rows, joined, spans
 from sharding.players import Member
 from sharding.scores import PackedScore
 
@@ -42,6 +42,23 @@ def test_no_span_is_empty_and_only_the_first_skips(sizes: list[int], offset: int
     found = spans(sizes, offset, limit)
     assert all(span.taken > 0 for span in found)
     assert all(span.skipped == 0 for span in found[1:])
+
+
+@given(st.lists(rows, unique=True, max_size=30), st.data(), small, small)
+@settings(deadline=None)
+def test_joined_rows_are_those_of_one_sorted_list_or_they_are_not_told(
+    everything: list[Placed], data: st.DataObject, offset: int, limit: int
+) -> None:
+    """Whatever part of one ranking is known. All that is wanted is told if it reaches as far on both sides."""
+    is_apart = data.draw(st.lists(st.booleans(), min_size=len(everything), max_size=len(everything)))
+    apart = sorted(row for row, beside in zip(everything, is_apart, strict=True) if beside)
+    ranking = sorted(row for row, beside in zip(everything, is_apart, strict=True) if not beside)
+    first = data.draw(st.integers(0, len(ranking)))
+    stop = data.draw(st.integers(first, len(ranking)))
+    page = joined(ranking[first:stop], first, len(ranking), apart, offset, limit)
+    assert page is None or page == sorted(everything)[offset : offset + limit]
+    if first <= max(0, offset - len(apart)) and stop >= min(offset + limit, len(ranking)):
+        assert page is not None
 
 
 @given(st.lists(rows, unique=True).map(sorted))
