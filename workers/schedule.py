@@ -9,7 +9,7 @@ from typing import Any
 SCHEDULE: dict[str, dict[str, Any]] = {
     # The audit log follows the boards within a second or two; that is how long a lost cluster could hide a score.
     "drain": {"task": "audit.drain_all", "schedule": 1.0, "options": {"expires": 5}},
-    # A writer moves its own strays at once; what it leaves behind when it dies should be home within five seconds.
+    # A process moves its own strays in a moment; what it leaves behind when it dies should be home within five seconds.
     "sweep": {"task": "handoff.sweep_all", "schedule": 2.0, "options": {"expires": 6}},
     # The scrub repairs what two failures at once leave behind: a million players in some minutes, and then again.
     "scrub": {"task": "scrub.scrub_all", "schedule": 60.0, "options": {"expires": 60}},

@@ -46,6 +46,7 @@ class StrayQueue:
         self._maps: dict[_Board, ShardMap] = {}
         self._count = 0
         self._lock = threading.Lock()
+        self._moving = threading.Lock()
         self._closed = threading.Event()
         self._has_driver = False
 
@@ -67,16 +68,21 @@ class StrayQueue:
         threading.Thread(target=self._drive, name="strays", daemon=True).start()
 
     def bring_home(self, deadline: Deadline) -> None:
-        """Move all who wait, now. Whom it cannot move, the sweeper will."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, {}
-            maps, self._maps = self._maps, {}
-            metrics.strays_waiting.set(self._count)
-            self._count = 0
-        for board, strays in waiting.items():
-            each = iter(strays.items())
-            while some := dict(islice(each, _MOST_TOGETHER)):
-                self._move_home(maps[board], some, deadline)
+        """Move all who wait, now; when this returns, nobody is on the way. Whom it cannot move, the sweeper will."""
+        if not self._moving.acquire(timeout=deadline.remaining()):
+            return
+        try:
+            with self._lock:
+                waiting, self._waiting = self._waiting, {}
+                maps, self._maps = self._maps, {}
+                metrics.strays_waiting.set(self._count)
+                self._count = 0
+            for board, strays in waiting.items():
+                each = iter(strays.items())
+                while some := dict(islice(each, _MOST_TOGETHER)):
+                    self._move_home(maps[board], some, deadline)
+        finally:
+            self._moving.release()
 
     def _move_home(self, shard_map: ShardMap, strays: Strays, deadline: Deadline) -> None:
         for _ in range(_MOST_HOPS):

@@ -1,12 +1,15 @@
 """What goes on between a process and Redis is counted, once for a message and not for each submission in it."""
 
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from prometheus_client import REGISTRY
 
+from cli.servers import ServerSet
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
+from sharding.handoff import queue
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId
 from sharding.shard_map import ShardMap
@@ -52,6 +55,24 @@ def test_a_hundred_submissions_to_one_shard_are_one_message(
     messages = counted("rangeboard_redis_message_seconds_count")
     submit(leaderboard, shard_map, *((player, 1, "m2") for player in players))
     assert counted("rangeboard_redis_message_seconds_count") == messages + 1
+
+
+def test_a_hundred_strays_go_home_in_four_round_trips(
+    servers: ServerSet, open_board: Callable[..., ShardMap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "_GATHERED_FOR_S", 60.0)
+    shard_map = open_board([10, 20, 30])
+    players = [f"p{number}" for number in range(100)]
+    with closing(Leaderboard.connect(servers.settings, known_players=lambda _, known: known)) as process:
+        submit(process, shard_map, *((player, 1, "m1") for player in players))
+        submit(process, shard_map, *((player, 5 + number % 30, "m2") for number, player in enumerate(players)))
+        messages = counted("rangeboard_redis_message_seconds_count")
+        finished = counted("rangeboard_moves_total", outcome="finished")
+        process.strays.bring_home(Deadline.after(5))
+        assert counted("rangeboard_moves_total", outcome="finished") > finished + 50
+        nodes = len(process.client.primaries())
+        assert counted("rangeboard_redis_message_seconds_count") <= messages + 4 * nodes
+        assert all(view.strays == 0 for view in process.shards(shard_map.name, Deadline.after(5)))
 
 
 def test_what_a_node_refuses_is_counted(leaderboard: Leaderboard, open_board: Callable[..., ShardMap]) -> None:

@@ -83,6 +83,7 @@ def test_a_row_that_no_submission_made_is_taken_away(open_one: OpenBoard, moved:
     with pytest.raises(NotOnBoard):
         board.points("ghost")
     assert board.win("ghost", 40, "m3") == "applied"
+    board.leaderboard.strays.bring_home(soon())
     assert board.points("ghost") == 40
     # Who claimed the player's place before all this, and goes on now, is sent on: his shard had the row.
     late = Submission(PlayerId("ghost"), 1, "m4")

@@ -26,12 +26,13 @@ class Damage:
         return answer.reply
 
     def play(self, player: str, *values: int) -> Entry:
-        """Submissions of a player, and where they lead."""
+        """Submissions of a player, one after the other, and where they lead."""
         name: BoardPeriod = self.rig.shard_map.name
         for number, value in enumerate(values):
             submission = Submission(PlayerId(player), value, f"{player}-{number}")
             result = self.rig.leaderboard.submit(name, [submission], Deadline.after(10), rank=RankMode.NONE)[0]
             assert result.status is Status.APPLIED
+            self.rig.leaderboard.strays.bring_home(Deadline.after(10))
         entry = self.entry(player)
         assert entry is not None
         return entry
