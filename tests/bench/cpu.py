@@ -1,0 +1,83 @@
+"""Where the time goes: CPU of a stack's parts while something is measured.
+
+What is submitted has cost its last microsecond only when it is in PostgreSQL. So the workers, PostgreSQL and the nodes
+count until the outboxes are empty, the API until its last answer.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from waiting import wait_until
+
+from cli.stack import Stack
+from loadtest.processes import cpu_seconds, parts_of, spent
+from runtime.deadlines import Deadline
+from sharding.boards import BoardPeriod
+from sharding.leaderboard import Leaderboard
+from sharding.periods import PeriodKind, period_at
+
+_DRAIN_S = 300.0
+_STEP_S = 30.0
+#: Parts of a stack by the name of their processes, in the order of a submission's way.
+_PARTS = {
+    "api": "API",
+    "redis primaries": "primaries",
+    "redis replicas": "replicas",
+    "worker": "drain: worker",
+    "postgres": "drain: PostgreSQL",
+}
+_REST = "rest"
+#: What the plan of capacity is about: submissions a second at the peak, and the cores of a small machine.
+_PEAK, _CORES = 250_000, 2
+
+
+@contextmanager
+def cpu_spent(stack: Stack, drained_by: Leaderboard | None = None) -> Iterator[dict[str, float]]:
+    """CPU seconds that the parts of the stack spend inside the block; `drained_by`: and until its board is drained."""
+    taken: dict[str, float] = {}
+    parts = parts_of(stack.status())
+    before = cpu_seconds(parts)
+    yield taken
+    at_end = spent(before, cpu_seconds(parts))
+    if drained_by is not None:
+        _wait_until_drained(drained_by)
+        drained = spent(before, cpu_seconds(parts))
+        at_end = {part: at_end[part] if part == "api" else drained[part] for part in drained}
+    for part, seconds in at_end.items():
+        name = _PARTS.get(part, _REST)
+        if drained_by is None:
+            name = name.removeprefix("drain: ")
+        taken[name] = taken.get(name, 0.0) + seconds
+
+
+def each(taken: Mapping[str, float], units: int) -> dict[str, float]:
+    """Microseconds a unit."""
+    return {name: seconds / units * 1e6 for name, seconds in taken.items()}
+
+
+def told(cpu_us: Mapping[str, float]) -> str:
+    """Microseconds by part, those of the stack in the order of a submission's way, then all of it."""
+    notable = [f"{name} {us:.1f}" if us < 10 else f"{name} {us:.0f}" for name, us in cpu_us.items() if us >= 0.05]
+    return ", ".join(notable)
+
+
+def distance(cpu_us: Mapping[str, float]) -> str:
+    """How far it is to the peak, in a sentence."""
+    all_us = sum(cpu_us.values())
+    return (
+        f"A submission in a batch takes {all_us:.1f} µs of CPU on all parts ({told(cpu_us)}), without the load"
+        f" generator: {_CORES} cores give {_CORES * 1e6 / all_us:,.0f} submissions/s at that cost, and {_PEAK:,}/s take"
+        f" {_PEAK * all_us / 1e6:.1f} such cores."
+    )
+
+
+def _wait_until_drained(leaderboard: Leaderboard) -> None:
+    name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
+
+    def is_drained() -> bool:
+        shard_map = leaderboard.maps.current(name, Deadline.after(_STEP_S))
+        keys = [shard_map.keys(shard) for shard in shard_map.shards()]
+        return not any(leaderboard.outbox.lengths(keys, Deadline.after(_STEP_S)))
+
+    wait_until(is_drained, _DRAIN_S, "the outboxes are empty")
