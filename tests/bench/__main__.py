@@ -14,6 +14,7 @@ On a machine that others use too, only ratios mean something: ours and the floor
 import argparse
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from runtime.settings import Settings
 from sharding.leaderboard import Leaderboard
 
 #: A win of one point takes about one player in forty out of a shard's range then, as in the middle of a month.
-_SCALE = 5
+_MEDIAN_POINTS = 210
 #: A load generator that needed more of a core than this may itself be what was measured.
 _TOO_BUSY = 0.8
 
@@ -115,7 +116,7 @@ def main() -> None:
 @contextmanager
 def seeded(given: Settings, wanted: argparse.Namespace, console: Console) -> Iterator[Bench]:
     """A stack with players who have played, and the floor beside it. At the end board and audit log must agree."""
-    settings = msgspec.structs.replace(given, median_points=_SCALE * given.median_points, api_workers=wanted.workers)
+    settings = msgspec.structs.replace(given, median_points=_MEDIAN_POINTS, api_workers=wanted.workers)
     with (
         temporary_stack(settings) as stack,
         measures.floor_server(wanted.workers) as floor_url,
@@ -125,7 +126,9 @@ def seeded(given: Settings, wanted: argparse.Namespace, console: Console) -> Ite
         console.print(f"Settling {wanted.players:,} players …")
         playing = min(wanted.playing, wanted.players)
         population = Population(wanted.players, playing, settings.median_points, settings.points_sigma)
+        begun = time.monotonic()
         settle(engine, leaderboard, population)
+        console.print(f"They are on the board after {time.monotonic() - begun:.0f} s.")
         players = [one.player for one in population.who_play()]
         with closing(Bench(stack, leaderboard, population, players, floor_url, wanted.seconds)) as bench:
             bench.wait_until_nodes_rest()

@@ -19,15 +19,18 @@ from sharding.periods import PeriodKind, period_at
 
 _DRAIN_S = 300.0
 _STEP_S = 30.0
-#: Parts of a stack by the name of their processes, in the order of a submission's way.
+_NOTABLE_US, _EXACT_BELOW_US = 0.05, 100.0
+#: Parts of a stack by the name of their processes, in the order of a submission's way; together what is beside it.
 _PARTS = {
     "api": "API",
     "redis primaries": "primaries",
     "redis replicas": "replicas",
-    "worker": "drain: worker",
-    "postgres": "drain: PostgreSQL",
+    "worker": "worker",
+    "postgres": "PostgreSQL",
 }
-_REST = "rest"
+_BESIDE = "rest"
+#: Who drains.
+_DRAIN = ("worker", "PostgreSQL")
 #: What the plan of capacity is about: submissions a second at the peak, and the cores of a small machine.
 _PEAK, _CORES = 250_000, 2
 
@@ -35,20 +38,16 @@ _PEAK, _CORES = 250_000, 2
 @contextmanager
 def cpu_spent(stack: Stack, drained_by: Leaderboard | None = None) -> Iterator[dict[str, float]]:
     """CPU seconds that the parts of the stack spend inside the block; `drained_by`: and until its board is drained."""
-    taken: dict[str, float] = {}
+    taken = dict.fromkeys((*_PARTS.values(), _BESIDE), 0.0)
     parts = parts_of(stack.status())
     before = cpu_seconds(parts)
     yield taken
-    at_end = spent(before, cpu_seconds(parts))
+    seconds = spent(before, cpu_seconds(parts))
     if drained_by is not None:
         _wait_until_drained(drained_by)
-        drained = spent(before, cpu_seconds(parts))
-        at_end = {part: at_end[part] if part == "api" else drained[part] for part in drained}
-    for part, seconds in at_end.items():
-        name = _PARTS.get(part, _REST)
-        if drained_by is None:
-            name = name.removeprefix("drain: ")
-        taken[name] = taken.get(name, 0.0) + seconds
+        seconds = spent(before, cpu_seconds(parts)) | {"api": seconds["api"]}
+    for part, its in seconds.items():
+        taken[_PARTS.get(part, _BESIDE)] += its
 
 
 def each(taken: Mapping[str, float], units: int) -> dict[str, float]:
@@ -57,17 +56,26 @@ def each(taken: Mapping[str, float], units: int) -> dict[str, float]:
 
 
 def told(cpu_us: Mapping[str, float]) -> str:
-    """Microseconds by part, those of the stack in the order of a submission's way, then all of it."""
-    notable = [f"{name} {us:.1f}" if us < 10 else f"{name} {us:.0f}" for name, us in cpu_us.items() if us >= 0.05]
-    return ", ".join(notable)
+    """Microseconds by part; what the drain's parts take is told together, too."""
+    notable = {name: us for name, us in cpu_us.items() if us >= _NOTABLE_US}
+    words = [f"{name} {_short(us)}" for name, us in notable.items() if name not in (*_DRAIN, _BESIDE)]
+    if drain := {name: us for name, us in notable.items() if name in _DRAIN}:
+        parts = " + ".join(f"{name} {_short(us)}" for name, us in drain.items())
+        words.append(f"drain {_short(sum(drain.values()))} ({parts})")
+    words += [f"{name} {_short(us)}" for name, us in notable.items() if name == _BESIDE]
+    return ", ".join(words)
+
+
+def _short(us: float) -> str:
+    return f"{us:.1f}" if us < _EXACT_BELOW_US else f"{us:,.0f}"
 
 
 def distance(cpu_us: Mapping[str, float]) -> str:
     """How far it is to the peak, in a sentence."""
     all_us = sum(cpu_us.values())
     return (
-        f"A submission in a batch takes {all_us:.1f} µs of CPU on all parts ({told(cpu_us)}), without the load"
-        f" generator: {_CORES} cores give {_CORES * 1e6 / all_us:,.0f} submissions/s at that cost, and {_PEAK:,}/s take"
+        f"A submission in a batch takes {all_us:.1f} µs of CPU on all parts ({told(cpu_us)}), the load generator not"
+        f" counted: {_CORES} cores give {_CORES * 1e6 / all_us:,.0f} submissions/s at that cost, and {_PEAK:,}/s take"
         f" {_PEAK * all_us / 1e6:.1f} such cores."
     )
 
