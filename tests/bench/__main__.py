@@ -143,7 +143,8 @@ def _compare(given: Settings, wanted: argparse.Namespace, console: Console) -> N
     lines = [line for line in LINES if wanted.only in line.what]
     with seeded(given, wanted, console) as bench:
         rounds = [
-            [line.measure(bench) for line in lines] for _ in track(range(wanted.rounds), "Measuring", console=console)
+            [_measured(line, bench, console) for line in lines]
+            for _ in track(range(wanted.rounds), "Measuring", console=console)
         ]
     results = [list(pairs) for pairs in zip(*rounds, strict=True)]
     below = _below(lines, results)
@@ -157,6 +158,14 @@ def _compare(given: Settings, wanted: argparse.Namespace, console: Console) -> N
             f" {wanted.workers} API worker(s) and as many for the bare route. {machine()}"
         )
         write("figures", how, HEADINGS, _rows(lines, results), below=below)
+
+
+def _measured(line: Line, bench: Bench, console: Console) -> Pair:
+    begun = time.monotonic()
+    pair = line.measure(bench)
+    took = time.monotonic() - begun
+    console.print(f"{line.what}: {pair.ours:,.0f} beside {pair.floor:,.0f} ({took:.0f} s)")
+    return pair
 
 
 def _time(given: Settings, wanted: argparse.Namespace, console: Console) -> None:

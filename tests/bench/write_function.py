@@ -28,7 +28,8 @@ from sharding.scores import Order, PackedScore, pack
 from sharding.shard_map import ShardMap
 from sharding.submissions import Submission, pack_notes
 
-_CALLS, _TURNS = 200, 5
+#: Turns, and calls of a turn for each second of a measurement.
+_TURNS, _CALLS_PER_S = 5, 40
 #: How long an event is remembered.
 _RECENT_MS = 3_600_000
 _SECONDS_IN = 100_000
@@ -54,9 +55,10 @@ def write_function(bench: Bench) -> Pair:
     """Submissions a second of the node's CPU, beside ZINCRBY's; the third figure is of the commands alone."""
     node, shards = bench.node, _loaded(bench)
     busy = [shard for shard, members in enumerate(shards.playing) if members]
+    count = max(len(busy), int(_CALLS_PER_S * bench.seconds))
     ours_us, bare_us, floor_us = [], [], []
     for _ in range(_TURNS + 1):
-        calls = [(shard, random.choices(shards.playing[shard], k=TOGETHER)) for shard in islice(cycle(busy), _CALLS)]
+        calls = [(shard, random.choices(shards.playing[shard], k=TOGETHER)) for shard in islice(cycle(busy), count)]
         ours = [node.packed([_apply_call(shards.ours[shard], members)]) for shard, members in calls]
         floor = [increments(bench, members) for _, members in calls]
         alone = [node.packed([_commands_alone(shards.bare[shard], members, shards.points)]) for shard, members in calls]
