@@ -32,7 +32,7 @@ try:
                 assert all(us > 0 for part, us in pair.cpu_us.items() if part != "rest"), (line.what, pair.cpu_us)
                 if line.below is not None:
                     assert "250,000/s take" in line.below(pair.cpu_us)
-        curve = latency.measure(bench, latency.SINGLE, console, shares=(10, 50))
+        curve = latency.measure(bench, latency.SINGLE, console, shares=(10, 50), requests=300)
         assert [len(row) for row in latency.rows(curve, [10, 50])] == [len(latency.HEADINGS)] * 2
         assert all(seen.latencies and not seen.failed for seen in curve.at.values())
         assert latency.picture(curve).startswith("<svg xmlns=")

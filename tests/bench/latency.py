@@ -24,7 +24,7 @@ SHARES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 TOLD = (50, 80)
 _LONGER = 3
 _QUANTILES = (0.5, 0.99, 0.999)
-_REQUESTS, _LONGEST_S = 3_000, 240.0
+REQUESTS, _LONGEST_S = 3_000, 240.0
 #: A generator whose p99 of being late is more than this part of the answers' p99 is no longer out of the picture.
 _NOTABLY_LATE = 0.1
 
@@ -67,27 +67,33 @@ KINDS = (SINGLE, BATCHED)
 
 @dataclass(frozen=True)
 class Curve:
-    """What was seen of one kind. Capacity is in requests a second, before and after; loads are in percent of before."""
+    """What was seen of one kind. Capacity is in requests a second, before and after; loads are in percent of before.
+
+    `requests`: that those loads were to have which are told.
+    """
 
     kind: Kind
     capacity: tuple[float, float]
     at: dict[int, OpenMeasured]
+    requests: int
 
 
-def measure(bench: Bench, kind: Kind, console: Console, shares: Sequence[int] = SHARES) -> Curve:
+def measure(
+    bench: Bench, kind: Kind, console: Console, shares: Sequence[int] = SHARES, requests: int = REQUESTS
+) -> Curve:
     """Capacity, then every load, the lightest first, then capacity again."""
     before = _capacity(bench, kind)
     at = {}
     for share in track(shares, f"Latency of {kind.name}", console=console):
         per_s, seconds = before * share / 100, bench.seconds
         if share in TOLD:
-            seconds = min(_LONGEST_S, max(_LONGER * seconds, _REQUESTS / per_s))
+            seconds = min(_LONGEST_S, max(_LONGER * seconds, requests / per_s))
         due = list(open_load.arrivals(per_s, seconds, random.Random(share)))
         seen = open_load.run(bench.url, kind.requests(bench), due, connections=kind.most)
         answered = len(seen.latencies) - seen.failed
         assert seen.applied == kind.submissions * answered, f"{seen.applied:,} applied in {answered:,} requests"
         at[share] = seen
-    return Curve(kind, (before, _capacity(bench, kind)), at)
+    return Curve(kind, (before, _capacity(bench, kind)), at, requests)
 
 
 def _capacity(bench: Bench, kind: Kind) -> float:
@@ -128,7 +134,7 @@ def how(curve: Curve) -> str:
     busy = max(seen.busy for seen in curve.at.values())
     return (
         f"Capacity for {curve.kind.name}, over {curve.kind.closed} connections: {before:,.0f} submissions/s before,"
-        f" {after:,.0f} after. Each load of the table went on until some {_REQUESTS:,} requests were sent, at most"
+        f" {after:,.0f} after. Each load of the table went on until some {curve.requests:,} requests were sent, at most"
         f" {_LONGEST_S:g} s. The generator used {busy:.2f} of a core at the most."
     )
 
