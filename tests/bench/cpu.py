@@ -29,8 +29,8 @@ _PARTS = {
     "postgres": "PostgreSQL",
 }
 _BESIDE = "rest"
-#: Who drains.
-_DRAIN = ("worker", "PostgreSQL")
+#: Who drains, where the draining is part of what is measured.
+_DRAIN = {"worker": "drain's worker", "postgres": "drain's PostgreSQL"}
 #: What the plan of capacity is about: submissions a second at the peak, and the cores of a small machine.
 _PEAK, _CORES = 250_000, 2
 
@@ -38,7 +38,8 @@ _PEAK, _CORES = 250_000, 2
 @contextmanager
 def cpu_spent(stack: Stack, drained_by: Leaderboard | None = None) -> Iterator[dict[str, float]]:
     """CPU seconds that the parts of the stack spend inside the block; `drained_by`: and until its board is drained."""
-    taken = dict.fromkeys((*_PARTS.values(), _BESIDE), 0.0)
+    names = _PARTS if drained_by is None else _PARTS | _DRAIN
+    taken = dict.fromkeys((*names.values(), _BESIDE), 0.0)
     parts = parts_of(stack.status())
     before = cpu_seconds(parts)
     yield taken
@@ -47,7 +48,7 @@ def cpu_spent(stack: Stack, drained_by: Leaderboard | None = None) -> Iterator[d
         _wait_until_drained(drained_by)
         seconds = spent(before, cpu_seconds(parts)) | {"api": seconds["api"]}
     for part, its in seconds.items():
-        taken[_PARTS.get(part, _BESIDE)] += its
+        taken[names.get(part, _BESIDE)] += its
 
 
 def each(taken: Mapping[str, float], units: int) -> dict[str, float]:
@@ -58,8 +59,8 @@ def each(taken: Mapping[str, float], units: int) -> dict[str, float]:
 def told(cpu_us: Mapping[str, float]) -> str:
     """Microseconds by part; what the drain's parts take is told together, too."""
     notable = {name: us for name, us in cpu_us.items() if us >= _NOTABLE_US}
-    words = [f"{name} {_short(us)}" for name, us in notable.items() if name not in (*_DRAIN, _BESIDE)]
-    if drain := {name: us for name, us in notable.items() if name in _DRAIN}:
+    words = [f"{name} {_short(us)}" for name, us in notable.items() if name not in (*_DRAIN.values(), _BESIDE)]
+    if drain := {_PARTS[part]: notable[name] for part, name in _DRAIN.items() if name in notable}:
         parts = " + ".join(f"{name} {_short(us)}" for name, us in drain.items())
         words.append(f"drain {_short(sum(drain.values()))} ({parts})")
     words += [f"{name} {_short(us)}" for name, us in notable.items() if name == _BESIDE]
