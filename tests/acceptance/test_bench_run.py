@@ -22,14 +22,17 @@ from runtime.settings import load
 from sharding.leaderboard import Leaderboard
 
 console = Console(stderr=True, quiet=True)
-wanted = Namespace(players=300, seconds=1.0, workers=1)
+wanted = Namespace(players=3_000, playing=300, seconds=1.0, workers=1)
 try:
     with seeded(load(), wanted, console) as bench:
         for line in LINES:
             if line.what.startswith(("`POST /scores`, 64", "`POST /scores:batch`", "write function")):
                 pair = line.measure(bench)
                 assert pair.ours > 0 and pair.floor > 0, line.what
-        curve = latency.measure(bench, latency.SINGLE, console, shares=(10, 50))
+                assert all(us > 0 for part, us in pair.cpu_us.items() if part != "rest"), (line.what, pair.cpu_us)
+                if line.below is not None:
+                    assert "250,000/s take" in line.below(pair.cpu_us)
+        curve = latency.measure(bench, latency.SINGLE, console, shares=(10, 50), requests=300)
         assert [len(row) for row in latency.rows(curve, [10, 50])] == [len(latency.HEADINGS)] * 2
         assert all(seen.latencies and not seen.failed for seen in curve.at.values())
         assert latency.picture(curve).startswith("<svg xmlns=")
@@ -55,5 +58,5 @@ assert len(memory.rows([held])[0]) == len(memory.headings([held]))
 
 def test_a_small_stack_is_measured_and_checked() -> None:
     agreed, noticed = (line for line in lines_of(SCRIPT) if line.startswith(("agreed", "noticed")))
-    assert int(agreed.split()[1]) > 100
+    assert int(agreed.split()[1]) == 3_000
     assert "1 players differ" in noticed

@@ -15,8 +15,15 @@ def machine() -> str:
     return f"{today}, {os.cpu_count()} cores ({platform.machine()}), Python {python}."
 
 
-def write(part: str, how: str, headings: Sequence[str], rows: Sequence[Sequence[str]], page: Path = PAGE) -> None:
-    """Put a table, and what is said above it, between its marks. ValueError if the page has no such marks."""
+def write(
+    part: str,
+    how: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    page: Path = PAGE,
+    below: Sequence[str] = (),
+) -> None:
+    """Put a table, and what is said above and below it, between its marks. ValueError if the page has no such marks."""
     begin, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->"
     text = page.read_text()
     before, found_begin, rest = text.partition(begin)
@@ -24,4 +31,6 @@ def write(part: str, how: str, headings: Sequence[str], rows: Sequence[Sequence[
     if not (found_begin and found_end):
         raise ValueError(f"{page} has no marks for {part!r}")
     lines = [how, "", *("| " + " | ".join(row) + " |" for row in [headings, ["---"] * len(headings), *rows])]
+    for sentence in below:
+        lines += ["", sentence]
     page.write_text("\n".join([before + begin, *lines, "", end]) + after)

@@ -27,6 +27,7 @@ from rich.table import Table
 from waiting import wait_until
 
 from bench import load
+from bench.measures import nodes_rest
 from cli.stack import Stack
 from cli.temporary import temporary_stack
 from runtime.deadlines import Deadline
@@ -80,7 +81,7 @@ def measure(given: Settings, players: int, calls: int, console: Console) -> tupl
         boards = [(small, _calls(small, SMALL)), (large, _calls(large, players))]
         loaded = [_memory(stack) for stack, _ in boards]
         for stack, _ in boards:
-            wait_until(lambda stack=stack: _at_rest(stack), _STEP_S, "nodes have written down what was loaded")
+            wait_until(lambda stack=stack: nodes_rest(stack), _STEP_S, "nodes have written down what was loaded")
         for stack, kinds in boards:
             _meet_known(stack)
             for name in kinds.keys() - {_FIRST_RANK, _FIRST_LOOKUP}:
@@ -168,16 +169,6 @@ def _memory(stack: Stack) -> int:
             with redis.Redis(port=node["port"]) as client:
                 total += client.info("memory")["used_memory_dataset"]
     return total
-
-
-def _at_rest(stack: Stack) -> bool:
-    """Whether no node rewrites its append-only file, as it does after it has been loaded with millions."""
-    for node in stack.status()["redis"]:
-        with redis.Redis(port=node["port"]) as client:
-            told = client.info("persistence")
-        if told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"] or told["rdb_bgsave_in_progress"]:
-            return False
-    return True
 
 
 def _meet_known(stack: Stack) -> None:

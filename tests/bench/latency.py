@@ -19,13 +19,12 @@ from bench.open_load import OpenMeasured
 from loadtest.plots import Axis, Line, line_chart, standalone
 
 SHARES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
-#: Those that are promised, and so measured for longer: until there are enough requests for each quantile.
+#: Those that are promised, and so measured for longer: until so many requests were sent, a few of which are beyond each
+#: quantile, but for so long at the most.
 TOLD = (50, 80)
 _LONGER = 3
 _QUANTILES = (0.5, 0.99, 0.999)
-_ENOUGH_FOR_P999 = 1_000
-#: Arrivals are random, and so is their number.
-_MORE_THAN_ENOUGH = 1.15
+REQUESTS, _LONGEST_S = 3_000, 240.0
 #: A generator whose p99 of being late is more than this part of the answers' p99 is no longer out of the picture.
 _NOTABLY_LATE = 0.1
 
@@ -33,7 +32,7 @@ _NOTABLY_LATE = 0.1
 @dataclass(frozen=True)
 class Kind:
     """What is sent. `file`: its name in that of the picture. `closed`: connections that reach capacity, with `ready`
-    requests made beforehand. `most`: connections over which an open loop may send.
+    requests made beforehand for each second. `most`: connections over which an open loop may send.
     """
 
     name: str
@@ -45,40 +44,62 @@ class Kind:
     most: int
 
 
-SINGLE = Kind("single submissions", "single", measures.single_requests, 1, measures.CONNECTIONS, 50_000, 256)
+SINGLE = Kind(
+    "single submissions",
+    "single",
+    measures.single_requests,
+    1,
+    closed=measures.CONNECTIONS,
+    ready=measures.REQUESTS_PER_S,
+    most=256,
+)
 BATCHED = Kind(
-    "batches of 500", "batches", measures.batch_requests, measures.BATCH, measures.BATCH_CONNECTIONS, 1_000, 64
+    "batches of 500",
+    "batches",
+    measures.batch_requests,
+    measures.BATCH,
+    closed=measures.BATCH_CONNECTIONS,
+    ready=measures.BATCHES_PER_S,
+    most=64,
 )
 KINDS = (SINGLE, BATCHED)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What was seen of one kind. Capacity is in requests a second, before and after; loads are in percent of before."""
+    """What was seen of one kind. Capacity is in requests a second, before and after; loads are in percent of before.
+
+    `requests`: that those loads were to have which are told.
+    """
 
     kind: Kind
     capacity: tuple[float, float]
     at: dict[int, OpenMeasured]
+    requests: int
 
 
-def measure(bench: Bench, kind: Kind, console: Console, shares: Sequence[int] = SHARES) -> Curve:
+def measure(
+    bench: Bench, kind: Kind, console: Console, shares: Sequence[int] = SHARES, requests: int = REQUESTS
+) -> Curve:
     """Capacity, then every load, the lightest first, then capacity again."""
     before = _capacity(bench, kind)
     at = {}
     for share in track(shares, f"Latency of {kind.name}", console=console):
         per_s, seconds = before * share / 100, bench.seconds
         if share in TOLD:
-            seconds = max(_LONGER * seconds, _ENOUGH_FOR_P999 / per_s * _MORE_THAN_ENOUGH)
+            seconds = min(_LONGEST_S, max(_LONGER * seconds, requests / per_s))
         due = list(open_load.arrivals(per_s, seconds, random.Random(share)))
-        at[share] = open_load.run(bench.url, kind.requests(bench), due, connections=kind.most)
-    return Curve(kind, (before, _capacity(bench, kind)), at)
+        seen = open_load.run(bench.url, kind.requests(bench), due, connections=kind.most)
+        answered = len(seen.latencies) - seen.failed
+        assert seen.applied == kind.submissions * answered, f"{seen.applied:,} applied in {answered:,} requests"
+        at[share] = seen
+    return Curve(kind, (before, _capacity(bench, kind)), at, requests)
 
 
 def _capacity(bench: Bench, kind: Kind) -> float:
-    ready = itertools.cycle(list(itertools.islice(kind.requests(bench), kind.ready)))
-    reached = load.run(bench.url, ready, connections=kind.closed, seconds=bench.seconds)
-    assert reached.failed == 0, f"{reached.failed} requests failed"
-    assert reached.latencies, f"nothing was answered within {bench.seconds} s: measure for longer"
+    ready = list(itertools.islice(kind.requests(bench), int(kind.ready * bench.seconds)))
+    reached = load.run(bench.url, iter(ready), connections=kind.closed, seconds=bench.seconds)
+    measures.require_applied(reached, kind.submissions)
     return reached.per_s
 
 
@@ -99,7 +120,8 @@ def _figures(seen: OpenMeasured) -> tuple[str, ...]:
 
 def _enough(seen: OpenMeasured, share: float) -> bool:
     """Whether a quantile is one: of fewer requests it would be the longest under another name."""
-    return len(seen.latencies) * (1 - share) >= 1
+    requests = len(seen.latencies)
+    return int(share * requests) < requests - 1
 
 
 def _ms(seconds: float) -> str:
@@ -109,10 +131,11 @@ def _ms(seconds: float) -> str:
 def how(curve: Curve) -> str:
     """How the figures came about, in a sentence."""
     before, after = (per_s * curve.kind.submissions for per_s in curve.capacity)
-    busy = max(seen.cpu_s / seen.seconds for seen in curve.at.values())
+    busy = max(seen.busy for seen in curve.at.values())
     return (
         f"Capacity for {curve.kind.name}, over {curve.kind.closed} connections: {before:,.0f} submissions/s before,"
-        f" {after:,.0f} after. The generator used {busy:.2f} of a core at the most."
+        f" {after:,.0f} after. Each load of the table went on until some {curve.requests:,} requests were sent, at most"
+        f" {_LONGEST_S:g} s. The generator used {busy:.2f} of a core at the most."
     )
 
 

@@ -1,23 +1,21 @@
 """Ranges that move: how many players a second, and what those feel who write meanwhile.
 
-Every cut of the board wanders to the middle of its range and back again, as long as is measured, so that every player
-in half of all ranges changes shards. The one who moves them is a process of its own, as `rangeboard rebalance` is.
+Every cut of the board goes a way into its range and back again, as long as is measured: at most to the middle, and so
+far that some ten thousand players change shards at a time, whatever the size of the board. The one who moves them is a
+process of its own, as `rangeboard rebalance` is.
 """
 
 import multiprocessing
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import count
+from itertools import count, islice
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-import msgspec
-
-from bench import load
-from bench.measures import Bench, Pair, cpu_spent
+from bench import cpu, load
+from bench.measures import REQUESTS_PER_S, Bench, Pair, require_applied, single_requests
 from runtime.deadlines import Deadline
 from runtime.settings import Settings
 from sharding.boards import BoardPeriod
@@ -29,6 +27,8 @@ from sharding.scores import PackedScore
 #: Players a second that a range move is to reach.
 PROMISED = 20_000.0
 CONNECTIONS = 8
+#: Players who change shards in a turn, as far as the board has as many to move.
+_A_TURN = 25_000
 _DEADLINE_S = 120.0
 
 
@@ -42,34 +42,32 @@ class _Moves(NamedTuple):
 
 def range_move(bench: Bench) -> Pair:
     """Players a second, with nobody else about."""
-    with _moving(bench.stack.settings, players_per_s=1e9) as stop, cpu_spent(bench.stack) as spent:
+    with _moving(bench.stack.settings, players_per_s=1e9) as stop, cpu.cpu_spent(bench.stack) as spent:
         time.sleep(bench.seconds)
         moves = stop()
-    cpu_us = {name: seconds / moves.players * 1e6 for name, seconds in spent.items()}
-    return Pair(moves.players / moves.seconds, PROMISED, cpu_us | {"mover": moves.cpu_s / moves.players * 1e6})
+    cpu_us = cpu.each({**spent, "mover": moves.cpu_s}, moves.players)
+    return Pair(moves.players / moves.seconds, PROMISED, cpu_us)
 
 
 def writes_meanwhile(bench: Bench) -> Pair:
     """`POST /scores` while ranges move at the gentle rate, beside the same before; latencies are those meanwhile."""
-    key = bench.stack.state.api_key
-    run = random.getrandbits(40)
-    numbers = count()
-
-    def requests() -> Iterator[bytes]:
-        for number in numbers:
-            body = {"user_id": random.choice(bench.players), "score": 1, "match_id": f"moves-{run}-{number}"}
-            yield load.post("/api/v1/scores", key, msgspec.json.encode(body))
-
-    before = load.run(bench.url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
-    with _moving(bench.stack.settings, players_per_s=GENTLE_PER_S) as stop, cpu_spent(bench.stack) as spent:
-        meanwhile = load.run(bench.url, requests(), connections=CONNECTIONS, seconds=bench.seconds)
+    before = _writes(bench)
+    with _moving(bench.stack.settings, players_per_s=GENTLE_PER_S) as stop, cpu.cpu_spent(bench.stack) as spent:
+        meanwhile = _writes(bench)
         stop()
-    assert before.failed == meanwhile.failed == 0, "a request failed"
-    cpu_us = {name: seconds / len(meanwhile.latencies) * 1e6 for name, seconds in spent.items()}
+    cpu_us = cpu.each(spent, len(meanwhile.latencies))
     p50_ms, p99_ms, before_ms = (
         run.quantile(share) * 1000 for run, share in ((meanwhile, 0.5), (meanwhile, 0.99), (before, 0.99))
     )
-    return Pair(meanwhile.per_s, before.per_s, cpu_us, p50_ms, p99_ms, before_ms)
+    driver = max(before.busy, meanwhile.busy)
+    return Pair(meanwhile.per_s, before.per_s, cpu_us, p50_ms, p99_ms, before_ms, driver)
+
+
+def _writes(bench: Bench) -> load.Measured:
+    ready = list(islice(single_requests(bench), int(REQUESTS_PER_S * bench.seconds)))
+    seen = load.run(bench.url, iter(ready), connections=CONNECTIONS, seconds=bench.seconds)
+    require_applied(seen, 1)
+    return seen
 
 
 @contextmanager
@@ -101,10 +99,11 @@ def _move_to_and_fro(settings: Settings, pipe: Connection, players_per_s: float)
     name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
     shard_map = leaderboard.maps.published(name, Deadline.after(10))
     packed = sorted(row.packed for _, rows in leaderboard.lifecycle.members(shard_map) for row in rows)
+    shift = min(0.5, _A_TURN / max(1, len(packed)))
     pipe.send("begun")
-    players, start, cpu = 0, time.perf_counter(), time.process_time()
+    players, start, busy = 0, time.perf_counter(), time.process_time()
     for turn in count(1):
-        wanted = shard_map.recut(_cuts(packed, len(shard_map.ranges), turn % 2 / 2))
+        wanted = shard_map.recut(_cuts(packed, len(shard_map.ranges), turn % 2 * shift))
         shard_map = leaderboard.rebalancer.switch(wanted)
         done = leaderboard.rebalancer.move_strays(
             shard_map, Deadline.after(_DEADLINE_S), players_per_s=players_per_s, report=lambda _: None
@@ -112,7 +111,7 @@ def _move_to_and_fro(settings: Settings, pipe: Connection, players_per_s: float)
         players += done.moved
         if pipe.poll():
             break
-    pipe.send(_Moves(players, time.perf_counter() - start, time.process_time() - cpu))
+    pipe.send(_Moves(players, time.perf_counter() - start, time.process_time() - busy))
     leaderboard.close()
 
 

@@ -29,7 +29,6 @@ class OpenMeasured(Measured):
     """
 
     late: list[float] = field(default_factory=list)
-    cpu_s: float = 0.0
 
     @property
     def late_p99(self) -> float:
@@ -68,8 +67,7 @@ def run(url: str, requests: Iterator[bytes], due: Sequence[float], *, connection
                 status = one.receive()
                 if status is not None:
                     answered = time.perf_counter() - start
-                    measured.latencies.append(answered - one.since)
-                    measured.failed += not 200 <= status < 300
+                    measured.count(one, status, answered - one.since)
                     busy.remove(one)
                     free.append((one, answered))
         measured.seconds = time.perf_counter() - start

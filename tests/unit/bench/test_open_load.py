@@ -1,46 +1,16 @@
 """The open-loop generator: a stall is charged to all who would have come meanwhile, and its own lateness shows."""
 
 import random
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from itertools import pairwise, repeat
 from pathlib import Path
 
 import pytest
+from answering import OK, REFUSED, answering
 from bench import document, load, open_load
 
 REQUEST = load.get("/")
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
-
-
-@contextmanager
-def answering(answer: Callable[[int], bytes]) -> Iterator[str]:
-    """A server of one thread for each connection; `answer` is given the number of the request."""
-    lock, numbers = threading.Lock(), iter(range(10**9))
-
-    def serve(client: socket.socket) -> None:
-        with client, suppress(ConnectionError):
-            while client.recv(65_536):
-                with lock:
-                    number = next(numbers)
-                client.sendall(answer(number))
-
-    def accept() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(client,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_arrivals_are_as_many_as_asked_for_and_random() -> None:
@@ -108,5 +78,7 @@ def test_a_table_stands_between_its_marks(tmp_path: Path) -> None:
     assert page.read_text() == (
         "before\n<!-- part -->\n\nHow.\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n\n<!-- end of part -->\nafter\n"
     )
+    document.write("part", "How.", ("a", "b"), [("1", "2")], page, below=["So far.", "And so on."])
+    assert page.read_text().endswith("| 1 | 2 |\n\nSo far.\n\nAnd so on.\n\n<!-- end of part -->\nafter\n")
     with pytest.raises(ValueError, match="no marks"):
         document.write("other", "How.", (), [], page)
