@@ -7,7 +7,7 @@ PACKAGES := api sharding workers records runtime cli k8s loadtest
 DATA_DIR ?= .rangeboard
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down demo test test-quick bench costs capacity load faults faults-records reads ranks explore check format settings lock clean-data
+.PHONY: help install up down demo test test-quick bench costs capacity load faults faults-records faults-api reads ranks explore check format settings lock clean-data
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36mmake %-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ faults: install ## kill, pause and cut off real processes: make faults ARGS="pri
 faults-records: install ## the audit's and the archive's fault tests, large: kills, servers away, a million players
 	WORKER_KILLS=100 WORKER_SUBMISSIONS=500000 AWAY_S=60 ARCHIVE_PLAYERS=1000000 \
 	$(BIN)/pytest -s -o timeout=3600 tests/faults/test_workers.py tests/faults/test_workers_lifecycle.py $(ARGS)
+
+faults-api: install ## kill the API's own workers at every step of a move, under load over HTTP
+	API_SECONDS=600 $(BIN)/pytest -s tests/faults/test_api_workers.py $(ARGS)
 
 reads: install ## 2,000 random writes and reads over HTTP, each held against a sorted list
 	READS_STEPS=40 READS_RUNS=60 $(BIN)/pytest -s -q --timeout 1800 tests/stateful/test_http_reads.py -k sorted_list $(ARGS)
