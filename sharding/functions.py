@@ -126,22 +126,13 @@ class Effect(msgspec.Struct, frozen=True):
     is_stray: int
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """The answer to one arrival: `epoch` is that of what is in the target now."""
 
     code: int
     epoch: int
     place: int
     is_stray: int
-
-
-class Stray(NamedTuple):
-    """A row outside of its shard's range, or a player who is leaving (then with a payload)."""
-
-    member: Member
-    epoch: int
-    packed: int
-    payload: bytes
 
 
 class Shape(NamedTuple):
@@ -183,7 +174,7 @@ class Shape(NamedTuple):
 _SHAPE = len(Shape._fields) - 1
 
 
-class Payload(NamedTuple):
+class Payload(msgspec.Struct, frozen=True, gc=False):
     """What travels from shard to shard; opaque but for these."""
 
     packed: int
@@ -350,7 +341,7 @@ def departures(reply: list[Any]) -> Iterator[tuple[int, bytes]]:
 
 def arrivals(reply: list[Any]) -> Iterator[Arrival]:
     """The answers of rb1_arrive, one per player."""
-    return map(Arrival._make, _in_groups(reply[1], 4))
+    return starmap(Arrival, _in_groups(reply[1], 4))
 
 
 def pointed(reply: bytes) -> Iterator[tuple[int, int]]:
@@ -358,9 +349,12 @@ def pointed(reply: bytes) -> Iterator[tuple[int, int]]:
     return _in_groups(reply, 2)
 
 
-def strays(reply: list[Any]) -> Iterator[Stray]:
-    """The players listed by rb1_strays and rb1_comb."""
-    return map(Stray._make, _in_groups(reply[2], 4))
+def strays(reply: list[Any]) -> Iterator[tuple[Member, int, int, bytes]]:
+    """The players listed by rb1_strays and rb1_comb: member, epoch, packed score, and a payload.
+
+    A payload is that of a player who is leaving; it is empty for a row outside of its shard's range.
+    """
+    return _in_groups(reply[2], 4)
 
 
 def is_to_be_combed(reply: list[Any]) -> bool:

@@ -174,11 +174,11 @@ class Rebalancer:
                 done.failed[shard] = answer.error
                 log.warning("strays_not_listed", board=str(shard_map.name), shard=shard, reason=answer.error.detail)
                 continue
-            for stray in strays(answer.reply):
-                if stray.payload:
-                    begun[stray.member] = leaving(shard, stray.payload)
+            for member, epoch, packed, payload in strays(answer.reply):
+                if payload:
+                    begun[member] = leaving(shard, payload)
                 else:
-                    rows[stray.member] = (Entry(shard, stray.epoch), PackedScore(stray.packed))
+                    rows[member] = (Entry(shard, epoch), PackedScore(packed))
             if is_to_be_combed(answer.reply):
                 combing.append(shard)
         return combing

@@ -11,8 +11,9 @@ Every step takes many players: one call per step and shard.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import structlog
 
 from runtime import failpoints, metrics
@@ -41,7 +42,7 @@ from sharding.shard_map import ShardMap
 log = structlog.get_logger()
 
 
-class Leaving(NamedTuple):
+class Leaving(msgspec.Struct, frozen=True):
     """A player on the way out of `source`."""
 
     source: int
@@ -49,7 +50,7 @@ class Leaving(NamedTuple):
     about: Payload
 
 
-class Moved(NamedTuple):
+class Moved(msgspec.Struct, frozen=True):
     """Where a player is after a move; `place` in that shard (-1 if not asked for or not known).
 
     `packed`: the score that moved, where it is known; the one before the move may have changed until the departure.
@@ -68,10 +69,10 @@ class _Asked:
     members: list[Member] = field(default_factory=list)
     flat: list[Any] = field(default_factory=list)
 
-    def add(self, member: Member, *values: Any) -> None:
-        """Ask for one more player."""
-        self.members.append(member)
-        self.flat.extend((member, *values))
+    def add(self, values: tuple[Any, ...]) -> None:
+        """Ask for one more player, who comes first of the values."""
+        self.members.append(values[0])
+        self.flat.extend(values)
 
     def slices(self) -> Iterator["_Asked"]:
         """The same in parts that a shard takes in one call."""
@@ -188,7 +189,7 @@ class Mover:
         for _ in range(2):
             asked: dict[int, _Asked] = defaultdict(_Asked)
             for member, (entry, packed) in wanted.items():
-                asked[entry.shard].add(member, entry.epoch, shard_map.shard_for(packed, member))
+                asked[entry.shard].add((member, entry.epoch, shard_map.shard_for(packed, member)))
             again: dict[Member, tuple[Entry, PackedScore]] = {}
             for source, members, answer in self._step("rb1_depart", shard_map, asked, deadline):
                 for member, (code, detail) in zip(members, departures(answer.reply), strict=True):
@@ -217,7 +218,7 @@ class Mover:
     ) -> dict[Member, Moved]:
         asked: dict[int, _Asked] = defaultdict(_Asked)
         for member, mover in movers.items():
-            asked[mover.about.target].add(member, mover.payload)
+            asked[mover.about.target].add((member, mover.payload))
         landed: dict[Member, Moved] = {}
         option = 1 if tell_places else 0
         for _, members, answer in self._step("rb1_arrive", shard_map, asked, deadline, option=option):
@@ -237,7 +238,7 @@ class Mover:
     def _finish(self, shard_map: ShardMap, movers: Mapping[Member, Leaving], deadline: Deadline) -> None:
         asked: dict[int, _Asked] = defaultdict(_Asked)
         for member, mover in movers.items():
-            asked[mover.source].add(member, mover.about.epoch)
+            asked[mover.source].add((member, mover.about.epoch))
         for _ in self._step("rb1_finish", shard_map, asked, deadline, fence=False):
             pass
 

@@ -20,7 +20,7 @@ local function rb1_point(keys, args)
     if its_epoch and tonumber(its_epoch) >= epoch then
       shard, epoch = tonumber(its_shard), tonumber(its_epoch)
     else
-      entry = shard .. ':' .. epoch
+      entry = string.format('%d:%d', shard, epoch)
     end
     redis.call('HSET', key, member, entry)
     entries[2 * i - 1], entries[2 * i] = shard, epoch

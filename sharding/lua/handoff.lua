@@ -273,7 +273,7 @@ local function rb1_arrive(keys, args)
         came[count] = member
         ranking[#ranking + 1] = packed + 0 -- as a number a command gets 17 digits of it
         ranking[#ranking + 1] = member
-        epochs[2 * count - 1], epochs[2 * count] = member, epoch .. ''
+        epochs[2 * count - 1], epochs[2 * count] = member, string.format('%d', epoch)
         all_recent[count], all_before[count] = events_at(window, theirs, recent, before)
         were_here[count] = key_of[i]
         left[#left + 1] = leaving[i] and member or nil
@@ -332,7 +332,7 @@ local function rb1_finish(keys, args)
         gone = 1
         finished[#finished + 1] = member
         tombstones[#tombstones + 1] = member
-        tombstones[#tombstones + 1] = epoch .. ':' .. target
+        tombstones[#tombstones + 1] = string.format('%d:%d', epoch, target)
       end
     end
     found[i] = gone

@@ -21,7 +21,6 @@ from sharding.functions import (
     Depart,
     Effect,
     Payload,
-    Stray,
     arrivals,
     departures,
     effects,
@@ -124,7 +123,7 @@ def test_replies_are_cut_into_one_answer_each() -> None:
     assert list(departures([7, pack_list([1, b"payload", 3, b""])])) == [(1, b"payload"), (3, b"")]
     assert list(arrivals([7, pack_list([1, 2, 0, 0, 5, 0, -1, 0])])) == [Arrival(1, 2, 0, 0), Arrival(5, 0, -1, 0)]
     assert list(pointed(pack_list([3, 1, 0, 7]))) == [(3, 1), (0, 7)]
-    assert list(strays([7, 0, pack_list([b"ann", 2, LOWEST, b""])])) == [Stray(b"ann", 2, LOWEST, b"")]
+    assert list(strays([7, 0, pack_list([b"ann", 2, LOWEST, b""])])) == [(b"ann", 2, LOWEST, b"")]
     none = pack_list([])
     for read, reply in (
         (effects, [0, 1, none]),
