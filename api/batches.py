@@ -17,6 +17,7 @@ import msgspec
 
 from api import schemas
 from api.auth import Scope
+from api.boards import Asked
 from api.encodings import ENCODINGS, IDENTITY, decompressed
 from api.endpoints import BASE, Endpoint
 from api.metrics import count_submission
@@ -81,6 +82,7 @@ class BatchAnswers:
         results: list[Result | None] = [None] * len(call.body)
         admission, request_id = self._admission(), call.request_id
         by_board: defaultdict[BoardPeriod, tuple[list[int], list[Submission]]] = defaultdict(lambda: ([], []))
+        last: Asked | None = None
         for index, raw in _giving_way(call.body):
             try:
                 body = _decoded(raw)
@@ -88,7 +90,9 @@ class BatchAnswers:
             except (msgspec.DecodeError, UnicodeDecodeError, LeaderboardError) as error:
                 results[index] = _refused(error)
             else:
-                indexes, submissions = by_board[asked.name]
+                if asked is not last:  # nearly always it is
+                    last = asked
+                    indexes, submissions = by_board[asked.name]
                 indexes.append(index)
                 submissions.append(submission)
         for name, (indexes, submissions) in by_board.items():
