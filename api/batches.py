@@ -43,7 +43,7 @@ _line = re.compile(rb"[^ \t\r\n][^\n]*")
 
 
 class _Unmatched(schemas.NewScore, frozen=True, kw_only=True, gc=False):
-    """A submission whose match id nobody has looked at. By its pattern, that takes longer than to decode all the rest."""
+    """A submission whose match id nobody has looked at: by its pattern, that takes longer than to decode the rest."""
 
     match_id: str | None = None
 
@@ -198,9 +198,10 @@ def _answer(results: Sequence[Result], *, listed: bool) -> schemas.BatchSubmitte
 
 
 def _result(result: Result) -> schemas.BatchResult:
+    status: Any = result.status  # which is text
     points, error = result.points, result.error
     score = points if points is not None else msgspec.UNSET
     if error is None:
-        return schemas.BatchResult(status=result.status, score=score)
+        return schemas.BatchResult(status=status, score=score)
     reason = f"{error.field}: {error.detail}" if error.field else error.detail
-    return schemas.BatchResult(status=result.status, score=score, reason=reason)
+    return schemas.BatchResult(status=status, score=score, reason=reason)

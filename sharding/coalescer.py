@@ -48,21 +48,21 @@ class _Party:
 
 
 class _Part(NamedTuple):
-    """What of a party leaves in one call: `count` of its submissions from `first` on, from `at` on in the call."""
+    """What of a party leaves in one call: `size` of its submissions from `first` on, from `at` on in the call."""
 
     party: _Party
     first: int
-    count: int
+    size: int
     at: int
 
     def submissions(self) -> Sequence[Submission]:
         """The submissions themselves."""
-        return self.party.submissions[self.first : self.first + self.count]
+        return self.party.submissions[self.first : self.first + self.size]
 
     def take_in(self, results: Mapping[int, Written]) -> None:
         """Results by their place in the call, for those that have none."""
         party, shift = self.party, self.first - self.at
-        for index in range(self.at, self.at + self.count):
+        for index in range(self.at, self.at + self.size):
             written = results.get(index)
             if written is not None and party.written[index + shift] is None:
                 party.written[index + shift] = written
@@ -70,7 +70,7 @@ class _Part(NamedTuple):
 
     def fail(self, error: LeaderboardError) -> None:
         """The end of those that have no result."""
-        for index in range(self.first, self.first + self.count):
+        for index in range(self.first, self.first + self.size):
             if self.party.written[index] is None:
                 self.party.written[index] = failed(error)
                 self.party.unwritten -= 1

@@ -55,8 +55,8 @@ __all__ = [
 
 #: Counts of better shards are at most this old in a recent rank.
 _COUNTS_LIVE_S = 0.5
-#: Submissions that leave in one call of a process, and that wait for one: those that come one in a request, and those of
-#: batches. A thousand and more go to a board's shards in pieces that are worth a call.
+#: Submissions that leave together, and that wait for it: those that come one in a request, and those of batches. A
+#: thousand and more go to a board's shards in pieces that are worth a call.
 _MOST_TOGETHER, _MOST_WAITING = 500, 5_000
 _MOST_TOGETHER_IN_BATCHES, _MOST_WAITING_IN_BATCHES = 2_000, 50_000
 _MOST_BOARDS = 1_000

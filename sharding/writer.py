@@ -12,8 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import msgspec
-
 from runtime import failpoints
 from runtime.deadlines import Deadline
 from sharding.boards import Board
@@ -53,7 +51,7 @@ from sharding.submissions import Result, Status, Submission, status_after
 
 # A member of an enumeration takes longer to look up than all else that is done with it here, and there are thousands.
 _MAY_NOTHING, _MAY_CREATE = May.NOTHING, frozenset({May.CREATE, May.CREATE_HIDDEN})
-_IS_APPLIED, _IS_DUPLICATE = int(Code.APPLIED), int(Code.DUPLICATE)
+_IS_APPLIED, _IS_COUNTED = int(Code.APPLIED), frozenset({int(Code.APPLIED), int(Code.DUPLICATE)})
 _APPLIED, _DUPLICATE = Status.APPLIED, Status.DUPLICATE
 
 _MOST_HOPS = 10
@@ -267,8 +265,8 @@ class Writer:
         sign, durable = work.shard_map.board.order.sign, answer.confirmed
         for index, effect in zip(indexes, effects(answer.reply), strict=True):
             member, code, detail = work.members[index], effect.code, effect.detail
-            if code in {_IS_APPLIED, _IS_DUPLICATE}:
-                # A call that had to be sent twice finds what its first sending did: that is no duplicate of the caller's.
+            if code in _IS_COUNTED:
+                # A call that had to be sent twice finds what its first sending did: no duplicate of the caller's.
                 status = _APPLIED if code == _IS_APPLIED or index in work.doubtful else _DUPLICATE
                 if undurable:
                     work.written[index] = failed(NotDurable())

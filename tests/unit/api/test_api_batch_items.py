@@ -83,7 +83,9 @@ class Leaderboard:
 def submit(leaderboard: Leaderboard, *items: dict[str, Any]) -> schemas.BatchSubmitted:
     rules = BoardRules(lambda name: Board(name, created_at=datetime.now(UTC)))
     answers = BatchAnswers(leaderboard, lambda: Admission(rules, timedelta()))  # type: ignore[arg-type]
-    return answers.submit(Call("request", Deadline.after(60), BatchQuery(), [msgspec.json.encode(one) for one in items]))
+    return answers.submit(
+        Call("request", Deadline.after(60), BatchQuery(), [msgspec.json.encode(one) for one in items])
+    )
 
 
 def item(match: str, board: str = "global", score: Any = 1) -> dict[str, Any]:

@@ -389,9 +389,7 @@ def test_everybody_out_of_time_leaves_nothing_behind(pool: ThreadPoolExecutor) -
 
 
 @pytest.mark.parametrize(("size", "most_together"), [(1, 500), (3, 500), (3, 7)])
-def test_many_threads_lose_neither_wake_ups_nor_order(
-    pool: ThreadPoolExecutor, size: int, most_together: int
-) -> None:
+def test_many_threads_lose_neither_wake_ups_nor_order(pool: ThreadPoolExecutor, size: int, most_together: int) -> None:
     """Some calls crash, some submitters have no time: every one is answered, and truly."""
     written: list[Submission] = []
     crashing = random.Random(1)
