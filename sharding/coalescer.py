@@ -59,21 +59,18 @@ class _Part(NamedTuple):
         """The submissions themselves."""
         return self.party.submissions[self.first : self.first + self.size]
 
-    def take_in(self, results: Mapping[int, Written]) -> None:
-        """Results by their place in the call, for those that have none."""
-        party, shift = self.party, self.first - self.at
-        for index in range(self.at, self.at + self.size):
-            written = results.get(index)
-            if written is not None and party.written[index + shift] is None:
-                party.written[index + shift] = written
-                party.unwritten -= 1
+    def take_in(self, results: Sequence[Written | None]) -> None:
+        """Results of the whole call, in its order, for those that have none."""
+        told = self.party.written
+        for index, written in enumerate(results[self.at : self.at + self.size], self.first):
+            if written is not None and told[index] is None:
+                told[index] = written
+                self.party.unwritten -= 1
 
     def fail(self, error: LeaderboardError) -> None:
         """The end of those that have no result."""
-        for index in range(self.first, self.first + self.size):
-            if self.party.written[index] is None:
-                self.party.written[index] = failed(error)
-                self.party.unwritten -= 1
+        if self.party.unwritten:
+            self.take_in([failed(error) for _ in range(self.at + self.size)])
 
 
 class Coalescer:
@@ -125,6 +122,7 @@ class Coalescer:
         """Write what leaves next, mine among it, and hand on the lead."""
         with self._lock:
             parts = self._take()
+        submissions = [one for part in parts for one in part.submissions()]
         leads = True
 
         def hand_on() -> None:
@@ -135,19 +133,13 @@ class Coalescer:
                     self._hand_on(me)
 
         def settled(results: Mapping[int, Written]) -> None:
-            with self._lock:
-                for part in parts:
-                    part.take_in(results)
+            self._take_in(parts, [results.get(index) for index in range(len(submissions))])
             hand_on()
             self._wake(parts)
 
         error: LeaderboardError = ShardOutcomeUnknown()
         try:
-            settled_or_moved = self._write([one for part in parts for one in part.submissions()], me.deadline, settled)
-            with self._lock:
-                results = dict(enumerate(settled_or_moved))
-                for part in parts:
-                    part.take_in(results)
+            self._take_in(parts, self._write(submissions, me.deadline, settled))
         except LeaderboardError as told:  # it says itself what is known of the write, to all of them
             error = told
         finally:
@@ -180,6 +172,11 @@ class Coalescer:
                 self._queue.append(party)
         self._waiting -= at
         return parts
+
+    def _take_in(self, parts: Sequence[_Part], results: Sequence[Written | None]) -> None:
+        with self._lock:  # two calls may have parts of one party
+            for part in parts:
+                part.take_in(results)
 
     @staticmethod
     def _wake(parts: Sequence[_Part]) -> None:
