@@ -1,8 +1,10 @@
 """Many submissions in one request: a JSON array or one JSON object a line, plain or compressed (encodings.py).
 
-One bad item never spoils the others: each is decoded by itself, and what is wrong with it becomes its own result. Those
-that are well formed go to their boards together, one call a shard. The body is bounded before and after decompression,
-so is the number of items; decoding and answering thousands of them gives way to other requests in between.
+One bad item never spoils the others: each is decoded by itself, and what is wrong with it becomes its own result. (To
+decode all of them in one pass would save a twentieth of a microsecond for each.) Those that are well formed go to their
+boards together, in company with other batches (sharding/coalescer.py); where there is no room for them, the request is
+refused as a whole. The body is bounded before and after decompression, so is the number of items; decoding and
+answering thousands of them gives way to other requests in between.
 """
 
 import re
