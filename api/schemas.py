@@ -26,7 +26,8 @@ UserId = Annotated[
     ),
 ]
 # Ends with a look ahead because Python's `$` also matches before a last newline.
-MATCH_ID_PATTERN = r"^[ -~]{1,128}$(?!\n)"
+MATCH_ID_LENGTH = 128
+MATCH_ID_PATTERN = rf"^[ -~]{{1,{MATCH_ID_LENGTH}}}$(?!\n)"
 MatchId = Annotated[str, Meta(pattern=MATCH_ID_PATTERN, description="1 to 128 printable ASCII characters")]
 BoardName = Annotated[
     str,
@@ -73,7 +74,7 @@ class _OnBoard(_Answer, kw_only=True):
 # -- scores
 
 
-class NewScore(_Form, frozen=True, kw_only=True):
+class NewScore(_Form, frozen=True, kw_only=True, gc=False):
     """One submission. (user_id, match_id) counts once, however often it is sent."""
 
     user_id: UserId
@@ -115,7 +116,7 @@ class BatchQuery(_Form, frozen=True, kw_only=True):
     results: Annotated[Literal["list", "summary"], Meta(description="summary: leave the list of results out")] = "list"
 
 
-class BatchResult(_Answer, kw_only=True):
+class BatchResult(_Answer, kw_only=True, gc=False):
     """What became of one submission. `score` is the player's, as it is now; `reason` says why it does not count."""
 
     status: Literal["applied", "duplicate", "refused", "unknown"]

@@ -26,7 +26,7 @@ if os.environ.get(DIRECTORY):  # before the first metric is made
     values.ValueClass = values.MultiProcessValue(_name_of_files)  # type: ignore[no-untyped-call]
 
 _MESSAGE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_TOGETHER = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+_TOGETHER = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 _message_seconds = Histogram(
     "rangeboard_redis_message_seconds",
@@ -44,11 +44,11 @@ _unconfirmed = Counter(
 )
 
 coalesced_submissions = Histogram(
-    "rangeboard_coalesced_submissions", "Single submissions that left together in one call", buckets=_TOGETHER
+    "rangeboard_coalesced_submissions", "Submissions that left together in one call", buckets=_TOGETHER
 )
 coalescer_waiting = Gauge(
     "rangeboard_coalescer_waiting_submissions",
-    "Single submissions that waited when the last call left",
+    "Submissions that waited when the last call left",
     multiprocess_mode="livesum",
 )
 strays_waiting = Gauge(

@@ -8,8 +8,10 @@ row rests on, and the next claim could put the player into a second shard.
 """
 
 import threading
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import count, islice
 from typing import NamedTuple
 
 from runtime.deadlines import Deadline
@@ -28,6 +30,8 @@ class Entry(NamedTuple):
 
 
 FIRST_EPOCH = 1
+_MOST_SHARED = 4_096
+_MOST_BOARDS = 1_000
 
 
 class Located(NamedTuple):
@@ -123,38 +127,65 @@ class Directory:
         return located
 
 
+@lru_cache(_MOST_SHARED)
 def _entry(stored: bytes) -> Entry:
     shard, _, epoch = stored.partition(b":")
-    return Entry(int(shard), int(epoch))
+    return _shared(Entry(int(shard), int(epoch)))
+
+
+@lru_cache(_MOST_SHARED)
+def _shared(entry: Entry) -> Entry:
+    """The entry, as one object for all players who are in one place under one epoch."""
+    return entry
 
 
 class _Memory:
-    """The entries seen last, over all boards; the least recently used ones are forgotten."""
+    """The entries seen last, over all boards; the least recently used ones are forgotten, some at a time.
+
+    There are hundreds of thousands, so each is one line of one dictionary: in the order of use, under a key that begins
+    with a number for the board.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._entries: OrderedDict[tuple[str, str, int, Member], Entry] = OrderedDict()
+        self._at_a_time = max(1, most // 64)  # a dictionary that loses its first line again and again finds it slowly
+        self._entries: dict[bytes, Entry] = {}
+        self._boards: dict[tuple[str, str, int], bytes] = {}
+        self._numbers = count()
         self._lock = threading.Lock()
 
     def get(self, shard_map: ShardMap, members: Sequence[Member]) -> dict[Member, Entry]:
-        board = (shard_map.board.name, shard_map.period.name, shard_map.generation)
+        """What is remembered of members."""
         found = {}
         with self._lock:
+            board, entries = self._board(shard_map), self._entries
             for member in members:
-                key = (*board, member)
-                if (entry := self._entries.get(key)) is not None:
-                    self._entries.move_to_end(key)
-                    found[member] = entry
+                key = board + member
+                if (entry := entries.pop(key, None)) is not None:
+                    found[member] = entries[key] = entry
         return found
 
-    def put(self, shard_map: ShardMap, entries: Mapping[Member, Entry]) -> None:
-        board = (shard_map.board.name, shard_map.period.name, shard_map.generation)
+    def put(self, shard_map: ShardMap, told: Mapping[Member, Entry]) -> None:
+        """Remember entries, but for those of which a later one is remembered."""
         with self._lock:
-            for member, entry in entries.items():
-                key = (*board, member)
-                known = self._entries.get(key)
+            board, entries = self._board(shard_map), self._entries
+            for member, entry in told.items():
+                key = board + member
+                known = entries.get(key)
                 if known is None or known.epoch <= entry.epoch:
-                    self._entries[key] = entry
-                    self._entries.move_to_end(key)
-            while len(self._entries) > self._most:
-                self._entries.popitem(last=False)
+                    entries.pop(key, None)
+                    entries[key] = _shared(entry)
+            if len(entries) > self._most:
+                spare = len(entries) - self._most
+                for key in list(islice(entries, max(spare, self._at_a_time))):
+                    del entries[key]
+
+    def _board(self, shard_map: ShardMap) -> bytes:
+        """The number of a board."""
+        name = (shard_map.board.name, shard_map.period.name, shard_map.generation)
+        number = self._boards.get(name)
+        if number is None:
+            if len(self._boards) >= _MOST_BOARDS:  # periods long past; what is remembered of others is so no more
+                self._boards.clear()
+            number = self._boards[name] = next(self._numbers).to_bytes(4, "big")
+        return number

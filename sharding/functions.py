@@ -9,7 +9,7 @@ is refused (RBWINDOW, with the right time) and the call is made again; nobody's 
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from functools import cache
 from importlib.resources import files
@@ -33,7 +33,7 @@ from sharding.errors import (
 )
 from sharding.keys import ShardKeys, windows_at
 from sharding.players import Member
-from sharding.submissions import Note, pack_notes
+from sharding.submissions import PackedNote, pack_notes
 
 VERSION = 1
 #: Of what travels from shard to shard; mirrors prelude.lua.
@@ -114,7 +114,7 @@ class Arrive(IntEnum):
     MISDIRECTED = 5
 
 
-class Effect(msgspec.Struct, frozen=True):
+class Effect(msgspec.Struct, frozen=True, gc=False):
     """The answer to one submission; `place` is 0-based within the shard, -1 if it was not asked for.
 
     `detail`: the packed score of a row that is here, else bytes.
@@ -225,7 +225,7 @@ class Asked(NamedTuple):
     member: Member
     value: int
     event: bytes
-    note: Note
+    note: PackedNote
     may: May = May.NOTHING
 
 
@@ -238,11 +238,23 @@ class ApplyMode(IntEnum):
     SETTLE = 2
 
 
-def apply_call(keys: ShardKeys, asked: Sequence[Asked], *, outbox_limit: int, mode: ApplyMode) -> ShardCall:
-    """The call that applies submissions to a shard."""
-    flat = pack_list([part for one in asked for part in one[:3]])
-    permissions = "".join(str(int(one.may)) for one in asked) if any(one.may for one in asked) else ""
-    args = (outbox_limit, int(mode), permissions, flat, pack_notes(one.note for one in asked))
+def apply_call(
+    keys: ShardKeys,
+    asked: Iterable[tuple[Member, int, bytes, PackedNote, May]],
+    *,
+    outbox_limit: int,
+    mode: ApplyMode,
+) -> ShardCall:
+    """The call that applies submissions (each with the fields of an `Asked`) to a shard."""
+    flat: list[bytes | int] = []
+    notes: list[PackedNote] = []
+    may: list[May] = []
+    for member, value, event, note, permission in asked:
+        flat += (member, value, event)
+        notes.append(note)
+        may.append(permission)
+    permissions = "".join(str(int(one)) for one in may) if any(may) else ""
+    args = (outbox_limit, int(mode), permissions, pack_list(flat), pack_notes(notes))
     return ShardCall(keys, "rb1_apply", args)
 
 

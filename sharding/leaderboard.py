@@ -37,7 +37,7 @@ from sharding.shard_map import ShardMap
 from sharding.submissions import RankMode, Result, Submission
 from sharding.tops import LENGTH as TOP_LENGTH
 from sharding.tops import Tops
-from sharding.writer import HiddenPlayers, KnownPlayers, Settled, Writer, Written, nobody
+from sharding.writer import HiddenPlayers, KnownPlayers, Writer, Written, nobody
 
 __all__ = [
     "TOP_LENGTH",
@@ -56,7 +56,10 @@ __all__ = [
 
 #: Counts of better shards are at most this old in a recent rank.
 _COUNTS_LIVE_S = 0.5
-_MOST_WAITING = 5_000
+#: Submissions that leave together, and that wait for it: those that come one in a request, and those of batches. A
+#: thousand and more go to a board's shards in pieces that are worth a call.
+_MOST_TOGETHER, _MOST_WAITING = 500, 5_000
+_MOST_TOGETHER_IN_BATCHES, _MOST_WAITING_IN_BATCHES = 2_000, 50_000
 _MOST_BOARDS = 1_000
 
 
@@ -133,7 +136,7 @@ class Leaderboard:
             outbox_limit=settings.outbox_limit,
         )
         self._aside = Aside(self.functions, self.directory, self.mover, outbox_limit=settings.outbox_limit)
-        self._coalescers: dict[BoardPeriod, Coalescer] = {}
+        self._coalescers: dict[tuple[BoardPeriod, ApplyMode], Coalescer] = {}
         self._askings: dict[BoardPeriod, Gathering[PlayerId, Standing | LeaderboardError]] = {}
         self._counts: dict[BoardPeriod, _Counts] = {}
         self._cursors = Cursors.of(settings)
@@ -167,26 +170,25 @@ class Leaderboard:
     def submit(
         self, name: BoardPeriod, submissions: Sequence[Submission], deadline: Deadline, *, rank: RankMode
     ) -> list[Result]:
-        """What became of each submission, in their order. A single one may leave in company (coalescer.py)."""
+        """What became of each submission, in their order. They may leave in company (coalescer.py).
+
+        Overloaded, and nothing was applied, where too many are waiting.
+        """
         shard_map = self.maps.current(name, deadline)
-        if len(submissions) == 1:
-            written = [self._coalescer(name).submit(submissions[0], deadline)]
-        else:
-            mode = ApplyMode.PLAIN if rank is RankMode.NONE else ApplyMode.TELL_PLACES
-            written = self._write(name, submissions, deadline, mode)
+        # Batches want no places, and shall not keep those waiting who come one in a request.
+        mode = ApplyMode.PLAIN if rank is RankMode.NONE and len(submissions) > 1 else ApplyMode.TELL_PLACES
+        written = self._coalescer(name, mode).submit(submissions, deadline)
         if rank is not RankMode.NONE:
             for submission, one in zip(submissions, written, strict=True):
                 # What is applied stays applied, also when its rank cannot be told.
                 if one.place >= 0:
                     with suppress(LeaderboardError):
-                        one.result.rank, one.result.rank_is = self._rank(
-                            shard_map, submission.player, one, rank, deadline
-                        )
-        return [one.result for one in written]
+                        one.rank, one.rank_is = self._rank(shard_map, submission.player, one, rank, deadline)
+        return list(written)
 
     def settle(self, shard_map: ShardMap, submissions: Sequence[Submission], deadline: Deadline) -> list[Result]:
         """Take back what was applied twice, by submissions that also a frozen shard and a full outbox take."""
-        return [one.result for one in self._writer.write(shard_map, submissions, deadline, mode=ApplyMode.SETTLE)]
+        return list(self._writer.write(shard_map, submissions, deadline, mode=ApplyMode.SETTLE))
 
     # -- off the board
 
@@ -233,19 +235,24 @@ class Leaderboard:
         if failed is not None:
             raise failed
 
-    def _coalescer(self, name: BoardPeriod) -> Coalescer:
-        coalescer = self._coalescers.get(name)
+    def _coalescer(self, name: BoardPeriod, mode: ApplyMode) -> Coalescer:
+        coalescer = self._coalescers.get((name, mode))
         if coalescer is None:
+            if mode is ApplyMode.PLAIN:
+                most_together, most_waiting = _MOST_TOGETHER_IN_BATCHES, _MOST_WAITING_IN_BATCHES
+            else:
+                most_together, most_waiting = _MOST_TOGETHER, _MOST_WAITING
 
-            def write(submissions: Sequence[Submission], deadline: Deadline, settled: Settled) -> list[Written]:
+            def write(submissions: Sequence[Submission], deadline: Deadline) -> list[Written]:
                 metrics.coalesced_submissions.observe(len(submissions))
                 metrics.coalescer_waiting.set(sum(one.waiting for one in self._coalescers.values()))
-                return self._write(name, submissions, deadline, ApplyMode.TELL_PLACES, settled)
+                return self._write(name, submissions, deadline, mode)
 
             with self._lock:
                 if len(self._coalescers) >= _MOST_BOARDS:  # periods long past
                     self._coalescers.clear()
-                coalescer = self._coalescers.setdefault(name, Coalescer(write, most_waiting=_MOST_WAITING))
+                made = Coalescer(write, most_together=most_together, most_waiting=most_waiting)
+                coalescer = self._coalescers.setdefault((name, mode), made)
         return coalescer
 
     def _write(
@@ -254,10 +261,9 @@ class Leaderboard:
         submissions: Sequence[Submission],
         deadline: Deadline,
         mode: ApplyMode,
-        settled: Settled | None = None,
     ) -> list[Written]:
         shard_map = self.maps.current(name, deadline)
-        return self._writer.write(shard_map, submissions, deadline, mode=mode, settled=settled)
+        return self._writer.write(shard_map, submissions, deadline, mode=mode)
 
     def _rank(
         self, shard_map: ShardMap, player: PlayerId, written: Written, mode: RankMode, deadline: Deadline

@@ -14,6 +14,7 @@ from sharding.errors import LeaderboardError, Outcome
 from sharding.players import PlayerId
 
 EVENT_ID_BYTES = 8
+_blank = blake2b(digest_size=EVENT_ID_BYTES)
 SUBMISSION = "submission"
 REMOVAL = "removal"
 #: Begins the match ids of what this system does by itself. Match ids of the API may not have this character.
@@ -36,11 +37,15 @@ class Submission(msgspec.Struct, frozen=True, gc=False):
 
         The content is the value alone: a retry may well say another time or carry another request id.
         """
-        return blake2b(self.match_id.encode(), digest_size=EVENT_ID_BYTES).digest() + _content(self.value)
+        hashed = _blank.copy()  # to make one anew takes longer than all the rest
+        hashed.update(self.match_id.encode())
+        return hashed.digest() + _content(self.value)
 
-    def note(self) -> "Note":
+    def note(self) -> "PackedNote":
         """What the audit keeps of a submission besides what the shard knows."""
-        return Note(self.match_id, self.played_at_ms, self.request_id, self.kind)
+        if self.kind == SUBMISSION:
+            return (self.match_id, self.played_at_ms, self.request_id)
+        return (self.match_id, self.played_at_ms, self.request_id, self.kind)
 
 
 def removal_of(player: PlayerId, removal_id: str, request_id: str = "") -> Submission:
@@ -58,11 +63,13 @@ class Note(NamedTuple):
 
 
 _OF_SUBMISSIONS = len(Note._fields) - 1
+#: The fields of a note as they travel: a submission's are without its kind.
+PackedNote = tuple[str, int | None, str] | tuple[str, int | None, str, str]
 
 
-def pack_notes(notes: Iterable[Note]) -> bytes:
+def pack_notes(notes: Iterable[PackedNote]) -> bytes:
     """Notes as they travel with the submissions that they are about."""
-    packed: bytes = msgpack.packb([note if note.kind != SUBMISSION else note[:-1] for note in notes])
+    packed: bytes = msgpack.packb(list(notes))
     return packed
 
 
@@ -114,6 +121,11 @@ class Result(msgspec.Struct):
     error: LeaderboardError | None = None
 
 
+def status_after(error: LeaderboardError) -> Status:
+    """What an error says of a submission: refused if nothing changed, else unknown."""
+    return Status.REFUSED if error.outcome is Outcome.NOT_APPLIED else Status.UNKNOWN
+
+
 def failure(error: LeaderboardError) -> Result:
-    """The result of a submission that ended in an error: refused if nothing changed, else unknown."""
-    return Result(Status.REFUSED if error.outcome is Outcome.NOT_APPLIED else Status.UNKNOWN, error=error)
+    """The result of a submission that ended in an error."""
+    return Result(status_after(error), error=error)

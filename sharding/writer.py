@@ -13,8 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import msgspec
-
 from runtime import failpoints
 from runtime.deadlines import Deadline
 from sharding.boards import Board
@@ -34,9 +32,7 @@ from sharding.errors import (
 from sharding.functions import (
     SLICE,
     ApplyMode,
-    Asked,
     Code,
-    Effect,
     Functions,
     May,
     ShardCall,
@@ -51,13 +47,13 @@ from sharding.handoff.refusals import Why, refuse
 from sharding.maps import Maps
 from sharding.periods import following
 from sharding.players import Member, PlayerId, member_of, player_of
-from sharding.scores import LOWEST, POINTS_LIMIT, PackedScore, pack, points_of
+from sharding.scores import ELAPSED_SPAN, LOWEST, POINTS_LIMIT, PackedScore, pack
 from sharding.shard_map import ShardMap
-from sharding.submissions import Result, Status, Submission, failure
+from sharding.submissions import Result, Status, Submission, status_after
 
 # A member of an enumeration takes longer to look up than all else that is done with it here, and there are thousands.
 _MAY_NOTHING, _MAY_CREATE = May.NOTHING, frozenset({May.CREATE, May.CREATE_HIDDEN})
-_IS_APPLIED, _IS_COUNTED = Code.APPLIED, frozenset({Code.APPLIED, Code.DUPLICATE})
+_IS_APPLIED, _IS_COUNTED = int(Code.APPLIED), frozenset({int(Code.APPLIED), int(Code.DUPLICATE)})
 _APPLIED, _DUPLICATE = Status.APPLIED, Status.DUPLICATE
 
 _MOST_HOPS = 10
@@ -75,17 +71,17 @@ def nobody(_players: Sequence[PlayerId]) -> Collection[PlayerId]:
     return ()
 
 
-class Written(msgspec.Struct):
+class Written(Result):
     """What became of one submission, and where its player is now: what a rank is told from."""
 
-    result: Result
     shard: int = -1
     place: int = -1
     packed: PackedScore = LOWEST
 
 
-#: Told of the submissions that are done, by their places, when all are applied and only moves are left to do.
-Settled = Callable[[Mapping[int, Written]], None]
+def failed(error: LeaderboardError) -> Written:
+    """What became of a submission that ended in an error."""
+    return Written(status_after(error), error=error)
 
 
 @dataclass(slots=True)
@@ -98,7 +94,6 @@ class _Work:
     written: list[Written | None]
     deadline: Deadline
     mode: ApplyMode
-    settled: Settled | None = None
     entries: dict[Member, Entry] = field(default_factory=dict)
     #: what this write may do for players who have no row
     may: dict[Member, May] = field(default_factory=dict)
@@ -121,16 +116,6 @@ class _Work:
         """The submissions that have no end yet."""
         return [index for index, written in enumerate(self.written) if written is None]
 
-    def tell_settled(self, moving: Collection[Member]) -> None:
-        """Let those go whose players do not move, if nothing but moves is left to do."""
-        if self.settled is not None and not self.pending():
-            self.settled({
-                index: written
-                for index, written in enumerate(self.written)
-                if written is not None and self.members[index] not in moving
-            })  # fmt: skip
-            self.settled = None
-
     def fail(self, errors: Mapping[Member, LeaderboardError]) -> None:
         """The end of these members' submissions, so far as they have none."""
         if errors:
@@ -143,7 +128,7 @@ class _Work:
         if index in self.doubtful and error.outcome is Outcome.NOT_APPLIED:
             error, definite = ShardOutcomeUnknown(), error
             error.__cause__ = definite
-        self.written[index] = Written(failure(error))
+        self.written[index] = failed(error)
 
 
 class Writer:
@@ -177,15 +162,14 @@ class Writer:
         deadline: Deadline,
         *,
         mode: ApplyMode = ApplyMode.PLAIN,
-        settled: Settled | None = None,
     ) -> list[Written]:
-        """What became of the submissions, in their order. `settled` hears, at most once, of those done before moves.
+        """What became of the submissions, in their order.
 
         With SETTLE they take back what was applied twice. Neither a closed period nor a full outbox refuses that: it
         is the drain which does it, before it trims the outbox.
         """
         members = [member_of(submission.player) for submission in submissions]
-        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, mode, settled)
+        work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, mode)
         work.take(self._directory.locate(shard_map, members, deadline))
         self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
         for hop in range(_MOST_HOPS):
@@ -196,8 +180,9 @@ class Writer:
             if work.gone:
                 work.entries.update(self._directory.follow(shard_map, work.gone, deadline, again=hop > 0))
                 work.gone.clear()
-        why = "there was no time left; try again" if deadline.passed else "the player is on the move; try again"
-        work.fail(dict.fromkeys(members, ShardUnavailable(why)))
+        if work.pending():
+            why = "there was no time left; try again" if deadline.passed else "the player is on the move; try again"
+            work.fail(dict.fromkeys(members, ShardUnavailable(why)))
         self._use_newer_map(work)
         return [written for written in work.written if written is not None]
 
@@ -231,12 +216,13 @@ class Writer:
     def _call(self, work: _Work, shard: int, indexes: Iterable[int]) -> ShardCall:
         asked = []
         for index in indexes:
-            submission, member = work.submissions[index], work.members[index]
-            may = work.may.get(member, _MAY_NOTHING)
-            # Under a later epoch the player has moved: an absent row is lost or on its way, and not to be created.
-            if may in _MAY_CREATE and work.entries[member].epoch != FIRST_EPOCH:
-                may = _MAY_NOTHING
-            asked.append(Asked(member, submission.value, submission.event(), submission.note(), may))
+            submission, member, may = work.submissions[index], work.members[index], _MAY_NOTHING
+            if work.may:
+                may = work.may.get(member, _MAY_NOTHING)
+                # Under a later epoch the player has moved: an absent row is lost or on its way, and not to be created.
+                if may in _MAY_CREATE and work.entries[member].epoch != FIRST_EPOCH:
+                    may = _MAY_NOTHING
+            asked.append((member, submission.value, submission.event(), submission.note(), may))
         return apply_call(
             work.shard_map.keys(shard),
             asked,
@@ -261,37 +247,39 @@ class Writer:
                 work.end(index, error)
             return
         work.map_version = max(work.map_version, map_version(answer.reply))
+        undurable = self._functions.insist and self._functions.replicas > 0 and not answer.confirmed
+        # What `points_of` looks up for each, they all share.
+        sign, durable = work.shard_map.board.order.sign, answer.confirmed
         for index, effect in zip(indexes, effects(answer.reply), strict=True):
-            member = work.members[index]
-            if effect.code in _IS_COUNTED:
-                work.written[index] = self._done(work, index, shard, effect, answer)
+            member, code, detail = work.members[index], effect.code, effect.detail
+            if code in _IS_COUNTED:
+                # A call that had to be sent twice finds what its first sending did: no duplicate of the caller's.
+                status = _APPLIED if code == _IS_APPLIED or index in work.doubtful else _DUPLICATE
+                if undurable:
+                    work.written[index] = failed(NotDurable())
+                elif detail == b"":  # the match was counted, and the player removed since
+                    work.written[index] = Written(status, durable=durable)
+                else:
+                    points = sign * (detail // ELAPSED_SPAN)
+                    work.written[index] = Written(
+                        status, points, durable=durable, shard=shard, place=effect.place, packed=detail
+                    )
                 if effect.is_stray:
-                    strays[member] = (work.entries[member], PackedScore(effect.detail))
-            elif effect.code == Code.REFUSED:
-                work.written[index] = Written(failure(_refusal(effect.detail)))
-            elif effect.code == Code.LEAVING:
+                    strays[member] = (work.entries[member], detail)
+            elif code == Code.REFUSED:
+                work.written[index] = failed(_refusal(detail))
+            elif code == Code.LEAVING:
                 try:
-                    helped[member] = leaving(shard, effect.detail)
+                    helped[member] = leaving(shard, detail)
                 except ShardUnavailable as error:
                     refuse(Why.PAYLOAD, work.shard_map, shard, member)
                     work.end(index, error)
-            elif effect.code == Code.GONE:
-                work.gone[member] = Entry(*read_tombstone(effect.detail))
-            elif effect.code == Code.REMOVED:
+            elif code == Code.GONE:
+                work.gone[member] = Entry(*read_tombstone(detail))
+            elif code == Code.REMOVED:
                 work.removed.add(member)
             else:
                 work.lost.add(member)
-
-    def _done(self, work: _Work, index: int, shard: int, effect: Effect, answer: Answer) -> Written:
-        if self._functions.insist and self._functions.replicas and not answer.confirmed:
-            return Written(failure(NotDurable()))
-        # A call that had to be sent twice finds what its first sending did: that is no duplicate of the caller's.
-        status = _APPLIED if effect.code == _IS_APPLIED or index in work.doubtful else _DUPLICATE
-        if effect.detail == b"":  # the match was counted, and the player removed since
-            return Written(Result(status, durable=answer.confirmed))
-        packed = PackedScore(effect.detail)
-        points = points_of(packed, work.shard_map.board.order)
-        return Written(Result(status, points, durable=answer.confirmed), shard, effect.place, packed)
 
     def _use_newer_map(self, work: _Work) -> None:
         """Go on by the map that the shards told of: by an older one strays would be moved to where they are strays."""

@@ -15,7 +15,8 @@ a read is never more than NOT_APPLIED.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -184,10 +185,11 @@ class _Exchange:
     #: where ASK sent a call
     asked: dict[int, str] = field(default_factory=dict)
 
-    def answer(self, index: int, reply: Any, confirmed: bool) -> None:
-        self.answers[index].reply = reply
-        self.answers[index].confirmed = confirmed
-        self.pending.discard(index)
+    def answer(self, replies: Mapping[int, Any], confirmed: bool) -> None:
+        for index, reply in replies.items():
+            answer = self.answers[index]
+            answer.reply, answer.confirmed = reply, confirmed
+        self.pending.difference_update(replies)
 
     def doubt(self, indexes: Iterable[int]) -> None:
         """These were sent, and may have been carried out; with a read that makes no difference."""
@@ -277,11 +279,13 @@ class ClusterClient:
 
     def _round(self, exchange: _Exchange) -> None:
         """Send what is pending, one message to each node, and take in what comes back."""
-        groups: dict[tuple[str, bool], list[int]] = {}
+        groups: defaultdict[tuple[str, bool], list[int]] = defaultdict(list)
+        calls, owners = exchange.calls, self._owners
         for index in sorted(exchange.pending):
-            address = exchange.asked.get(index) or self._owners[exchange.calls[index].slot]
+            asked = exchange.asked.get(index) if exchange.asked else None
+            address = asked or owners[calls[index].slot]
             if address is not None:
-                groups.setdefault((address, index in exchange.asked), []).append(index)
+                groups[address, asked is not None].append(index)
         exchange.asked.clear()
         messages: list[_Message] = []
         try:
@@ -382,8 +386,7 @@ class ClusterClient:
             node.counts.unconfirmed()
             if replies:
                 self._doubt(exchange, node, replies)
-        for index, reply in replies.items():
-            exchange.answer(index, reply, confirmed)
+        exchange.answer(replies, confirmed)
         if lacks_library:
             self._load_library(node.address, exchange.deadline)
 
@@ -427,7 +430,9 @@ class ClusterClient:
     @staticmethod
     def _read(connection: Connection, deadline: Deadline, patience_s: float) -> Any:
         """The next reply, which may take so long."""
-        return connection.read_response(timeout=min(patience_s, max(deadline.remaining(), 0.001)))
+        # Written out, for there are hundreds of replies in some messages.
+        left_s = deadline.at - time.monotonic()
+        return connection.read_response(timeout=patience_s if patience_s < left_s else max(left_s, 0.001))
 
     def _load_library(self, address: str, deadline: Deadline) -> None:
         if self._library is not None:

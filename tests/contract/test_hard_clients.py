@@ -33,7 +33,7 @@ import api.server
 import sharding.leaderboard
 
 api.server.SOCKET_TIMEOUT_S, api.server.BODY_TIMEOUT_S, keepalive = 0.5, 1.0, 1
-sharding.leaderboard._MOST_WAITING = 2
+sharding.leaderboard._MOST_WAITING, sharding.leaderboard._MOST_WAITING_IN_BATCHES = 2, 6
 """
 ENOUGH_S = 10.0
 
@@ -152,12 +152,19 @@ def _points(server: Server, player: str) -> int:
         return int(found["score"]) if answer.status == 200 else 0
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(server: Server, servers: ServerSet) -> None:
-    """One call is in flight, two submissions wait for the next, and the others need not wait to be told."""
+@pytest.mark.parametrize(("path", "size"), [("scores", 1), ("scores:batch", 3)])
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(
+    server: Server, servers: ServerSet, path: str, size: int
+) -> None:
+    """One call is in flight, two requests wait for the next, and the others need not wait to be told.
+
+    A batch is refused as a whole, and nothing of it is applied.
+    """
     run = uuid4().hex
-    scores = [server.score(f"{run}-{number}") for number in range(10)]
-    with ThreadPoolExecutor(len(scores)) as pool, _no_writes(servers) as resume:
-        calls = [pool.submit(server.call, "scores", score) for score in scores]
+    scores = [[server.score(f"{run}-{number}-{index}") for index in range(size)] for number in range(10)]
+    bodies = [one if path == "scores:batch" else one[0] for one in scores]
+    with ThreadPoolExecutor(len(bodies)) as pool, _no_writes(servers) as resume:
+        calls = [pool.submit(server.call, path, body) for body in bodies]
         wait_until(lambda: sum(call.done() for call in calls) == 7)
         resume()
         answers = [call.result(30) for call in calls]
@@ -166,9 +173,9 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(server: Server
     assert all(int(headers["Retry-After"]) >= 1 for headers, _ in refused)
     assert {problem["outcome"] for _, problem in refused} == {"not_applied"}
     assert sorted(status for status, *_ in answers) == [200] * 3 + [503] * 7
-    for score, (status, *_) in zip(scores, answers, strict=True):
-        again = server.call("scores", score)
-        assert (again[0], again[2]["applied"]) == (200, status == 503)
+    for body, (status, *_) in zip(bodies, answers, strict=True):
+        again = server.call(path, body)
+        assert (again[0], int(again[2]["applied"])) == (200, size if status == 503 else 0)
 
 
 @contextmanager

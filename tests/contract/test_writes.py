@@ -89,3 +89,33 @@ def test_a_move_of_somebody_who_stays_changes_nothing(
     packed = leaderboard.reader.find(shard_map, PlayerId("ann"), Deadline.after(10)).packed
     assert leaderboard.mover.move(shard_map, {member: (entry, packed)}, Deadline.after(10)) == {}
     assert leaderboard.reader.find(shard_map, PlayerId("ann"), Deadline.after(10)).packed == packed
+
+
+def test_batches_at_once_count_each_submission_once_and_keep_everybodys_order(
+    leaderboard: Leaderboard, open_board: Callable[..., ShardMap]
+) -> None:
+    """They leave in company, in parts, over several shards, and players are on the move meanwhile."""
+    shard_map = open_board([10, 20, 40])
+    batches, size = 12, 300
+    players = [PlayerId(f"p{number}") for number in range(90)]
+
+    def play(batch: int) -> list[int | None]:
+        """Each batch has its own players, in turns: their points go up by one each time."""
+        mine = players[batch % 6 :: 6]
+        wins = [Submission(mine[index % len(mine)], 1, f"b{batch}-{index}") for index in range(size)]
+        results = leaderboard.submit(shard_map.name, wins, Deadline.after(20), rank=RankMode.NONE)
+        assert {result.status for result in results} == {Status.APPLIED}
+        seen: dict[PlayerId, int] = {}
+        for win, result in zip(wins, results, strict=True):
+            assert result.points is not None
+            assert result.points > seen.get(win.player, 0), "a player's submissions are applied in the order sent"
+            seen[win.player] = result.points
+        return [result.points for result in results]
+
+    with ThreadPoolExecutor(batches) as pool:
+        told = list(pool.map(play, range(batches)))
+    each = batches * size // len(players)
+    assert sorted(points for batch in told for points in batch if points is not None) == sorted(
+        list(range(1, each + 1)) * len(players)
+    ), "every submission has been told the points it led to, and no two the same"
+    assert leaderboard.stats(shard_map.name, Deadline.after(10)).points_sum == batches * size

@@ -54,7 +54,7 @@ def test_other_matches_are_other_events() -> None:
 @settings(deadline=None)
 def test_a_note_is_read_back_as_written(match: str, played_at: int | None, request_id: str) -> None:
     notes = [Note(match, played_at, request_id), Note(match, played_at, request_id, "compensation")]
-    assert Submission(ANN, 1, match, played_at, request_id).note() == notes[0]
+    assert Note(*Submission(ANN, 1, match, played_at, request_id).note()) == notes[0]
     assert [Note(*fields) for fields in read_notes(pack_notes(notes))] == notes
 
 
