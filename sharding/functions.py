@@ -131,7 +131,6 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
     code: int
     epoch: int
-    place: int
     is_stray: int
 
 
@@ -313,9 +312,9 @@ class Functions:
         )
 
 
-def step_call(keys: ShardKeys, function: str, flat: Sequence[Any], *, option: int = 0) -> ShardCall:
+def step_call(keys: ShardKeys, function: str, flat: Sequence[Any]) -> ShardCall:
     """A step of the handoff for some players of one shard: `flat` has their values, as lua/handoff.lua says."""
-    return ShardCall(keys, function, (option, pack_list(flat)))
+    return ShardCall(keys, function, (pack_list(flat),))
 
 
 def on_bucket(function: str, slot: int, keys: Sequence[str], args: Sequence[Any]) -> Call:
@@ -353,7 +352,7 @@ def departures(reply: list[Any]) -> Iterator[tuple[int, bytes]]:
 
 def arrivals(reply: list[Any]) -> Iterator[Arrival]:
     """The answers of rb1_arrive, one per player."""
-    return starmap(Arrival, _in_groups(reply[1], 4))
+    return starmap(Arrival, _in_groups(reply[1], 3))
 
 
 def pointed(reply: bytes) -> Iterator[tuple[int, int]]:

@@ -51,13 +51,12 @@ class Leaving(msgspec.Struct, frozen=True):
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """Where a player is after a move; `place` in that shard (-1 if not asked for or not known).
+    """Where a player is after a move.
 
     `packed`: the score that moved, where it is known; the one before the move may have changed until the departure.
     """
 
     entry: Entry
-    place: int = -1
     is_stray: bool = False
     packed: PackedScore | None = None
 
@@ -99,23 +98,19 @@ class Mover:
         shard_map: ShardMap,
         strays: Mapping[Member, tuple[Entry, PackedScore]],
         deadline: Deadline,
-        *,
-        tell_places: bool = False,
     ) -> dict[Member, Moved]:
         """Move strays (entry they are under, packed score) to where the map wants them; where each of them is now.
 
         A player whom somebody else moved meanwhile is reported where that one put it. Left out is one who is at home by
         now, or known nowhere, or for whom a shard did not answer: a move that was begun stays for whoever comes next.
         """
-        return self._move(shard_map, strays, deadline, tell_places, old=False)
+        return self._move(shard_map, strays, deadline, old=False)
 
     def complete(
         self,
         shard_map: ShardMap,
         movers: Mapping[Member, Leaving],
         deadline: Deadline,
-        *,
-        tell_places: bool = False,
     ) -> dict[Member, Moved]:
         """Finish moves that were found, whoever began them, and whenever; where each player is now, as `move` says.
 
@@ -127,14 +122,13 @@ class Mover:
             member: (Entry(mover.source, mover.about.epoch - 1), PackedScore(mover.about.packed))
             for member, mover in movers.items()
         }
-        return self._move(shard_map, strays, deadline, tell_places, old=True)
+        return self._move(shard_map, strays, deadline, old=True)
 
     def _move(
         self,
         shard_map: ShardMap,
         strays: Mapping[Member, tuple[Entry, PackedScore]],
         deadline: Deadline,
-        tell_places: bool,
         *,
         old: bool,
     ) -> dict[Member, Moved]:
@@ -150,7 +144,7 @@ class Mover:
         movers = left
         if old:
             moved, left = self._arrived_before(shard_map, movers, deadline)
-        moved.update(self._arrive(shard_map, left, deadline, tell_places))
+        moved.update(self._arrive(shard_map, left, deadline))
         failpoints.reach("handoff.arrived")
         entries = {member: to.entry for member, to in moved.items()}
         pointed = self._directory.point(shard_map, entries, deadline)
@@ -213,15 +207,12 @@ class Mover:
             wanted = again
         return moved, departed
 
-    def _arrive(
-        self, shard_map: ShardMap, movers: Mapping[Member, Leaving], deadline: Deadline, tell_places: bool
-    ) -> dict[Member, Moved]:
+    def _arrive(self, shard_map: ShardMap, movers: Mapping[Member, Leaving], deadline: Deadline) -> dict[Member, Moved]:
         asked: dict[int, _Asked] = defaultdict(_Asked)
         for member, mover in movers.items():
             asked[mover.about.target].add((member, mover.payload))
         landed: dict[Member, Moved] = {}
-        option = 1 if tell_places else 0
-        for _, members, answer in self._step("rb1_arrive", shard_map, asked, deadline, option=option):
+        for _, members, answer in self._step("rb1_arrive", shard_map, asked, deadline):
             for member, arrival in zip(members, arrivals(answer.reply), strict=True):
                 about = movers[member].about
                 if arrival.code == Arrive.MISDIRECTED:
@@ -229,7 +220,6 @@ class Mover:
                 else:
                     landed[member] = Moved(
                         Entry(about.target, about.epoch),
-                        arrival.place,
                         bool(arrival.is_stray),
                         PackedScore(about.packed),
                     )
@@ -249,12 +239,11 @@ class Mover:
         asked: Mapping[int, _Asked],
         deadline: Deadline,
         *,
-        option: int = 0,
         fence: bool = True,
     ) -> Iterable[tuple[int, Sequence[Member], Answer]]:
         """One step for all players: shard, its players and its answer, for the shards that took it."""
         slices = [(shard, some) for shard, each in asked.items() for some in each.slices()]
-        calls = [step_call(shard_map.keys(shard), function, some.flat, option=option) for shard, some in slices]
+        calls = [step_call(shard_map.keys(shard), function, some.flat) for shard, some in slices]
         answers = self._functions.on_shards(calls, shard_map.retry_window_ms, deadline, fence=fence)
         if fence:
             self._functions.hold([call.keys.slot for call in calls], answers)

@@ -7,12 +7,12 @@
   one player. So each step reads what it needs of all players, one command a key (the replies lie in the order of the
   players); then decides for each of them; then writes, again one command a key.
 
-  ARGV of a step: recent window, gone window, an option or 0, and the players as msgpack of one flat list.
+  ARGV of a step: recent window, gone window, and the players as msgpack of one flat list.
   Reply: version of the map, and what the step found as msgpack of another. ]]
 
 local DEPARTED, AT_HOME, NOT_HERE, OTHER_EPOCH, MISDIRECTED = 1, 2, 3, 4, 5
 local ARRIVED, ALREADY = 1, 2
-local OPTION, PLAYERS = 3, 4
+local PLAYERS = 3
 local MOST_MOVED = 2000 -- players in one call; unpack() takes less than 8,000 values
 local NONE = {}
 
@@ -229,9 +229,8 @@ end
 
 --[[ rb1_arrive: no entry, or one of a lower epoch -> LIVE(e+1); otherwise it was there already and nothing changes.
   KEYS  the target shard's
-  ARGV  option: 1 to tell places
   List  per player: member, payload
-  Reply per player code, epoch of what is here now, place (or -1), 1 if the row is a stray
+  Reply per player code, epoch of what is here now, 1 if the row is a stray
         arrived | already | misdirected (the payload is of another shard or version) ]]
 local function rb1_arrive(keys, args)
   local head, problem = look(keys, args)
@@ -281,8 +280,7 @@ local function rb1_arrive(keys, args)
       end
       stray = row and is_stray(head, member, row) and 1 or 0
     end
-    local slot = 4 * i
-    found[slot - 3], found[slot - 2], found[slot - 1], found[slot] = code, known, -1, stray
+    found[3 * i - 2], found[3 * i - 1], found[3 * i] = code, known, stray
   end
 
   for _, key in ipairs({ ROWS, ASIDE }) do
@@ -298,14 +296,6 @@ local function rb1_arrive(keys, args)
     comb_again(keys)
   end
   touch(keys, head)
-
-  if args[OPTION] == '1' then
-    for i, member in ipairs(members) do
-      if found[4 * i - 3] ~= MISDIRECTED then
-        found[4 * i - 1] = redis.call('ZRANK', keys[ROWS], member) or -1
-      end
-    end
-  end
   return { head.version, cmsgpack.pack(found) }
 end
 

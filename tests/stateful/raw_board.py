@@ -92,9 +92,9 @@ class RawBoard:
         answer = self._client.execute_one(Call(self.shard_map.keys(shard).slot, words), Deadline.after(10))
         return Said(answer.reply, _refusal(answer), Windows(0, 0))
 
-    def step(self, shard: int, function: str, *flat: object, option: int = 0) -> Said:
+    def step(self, shard: int, function: str, *flat: object) -> Said:
         """A step of the handoff."""
-        return self.call(shard, function, option, pack_list(flat))
+        return self.call(shard, function, pack_list(flat))
 
     def point(self, members: Sequence[Member], *flat: object) -> Said:
         """Point to members whose directory buckets lie in one slot."""

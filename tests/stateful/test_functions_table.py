@@ -196,15 +196,15 @@ class Functions(RuleBasedStateMachine):
             else:
                 assert detail == _words(told.detail)
 
-    @rule(data=st.data(), places=st.booleans())
+    @rule(data=st.data())
     @precondition(lambda self: self.payloads)
-    def arrive_known(self, data: st.DataObject, places: bool) -> None:
+    def arrive_known(self, data: st.DataObject) -> None:
         """A payload that was made here: fresh, late, or for the third time."""
         batch = data.draw(
             st.lists(st.sampled_from(self.payloads), min_size=1, max_size=3, unique_by=lambda one: one[0])
         )
         shard = data.draw(st.sampled_from([batch[0][1].target, *SHARDS]))
-        self.arrive(shard if shard in SHARDS else 0, batch, places)
+        self.arrive(shard if shard in SHARDS else 0, batch)
 
     @rule(
         data=st.data(),
@@ -236,21 +236,16 @@ class Functions(RuleBasedStateMachine):
         known = frozenset(by_id.values())
         memory = Memory(self.windows.recent + shift, recent & known, (before & known) - recent)
         packed = data.draw(packed_scores | st.sampled_from(self.edges))
-        self.arrive(shard, [(member, Leaving(epoch, packed, memory, shard, hidden))], places=True)
+        self.arrive(shard, [(member, Leaving(epoch, packed, memory, shard, hidden))])
 
-    def arrive(self, shard: int, batch: list[tuple[Member, Leaving]], places: bool) -> None:
+    def arrive(self, shard: int, batch: list[tuple[Member, Leaving]]) -> None:
         args = [arg for member, payload in batch for arg in (member, pack_payload(payload))]
-        said = self.accepted(self.board.step(shard, "rb1_arrive", *args, option=int(places)))
+        said = self.accepted(self.board.step(shard, "rb1_arrive", *args))
         for (member, payload), arrival in zip(batch, arrivals(said.reply), strict=True):
             head, clock = self.board.head(shard, member), self.board.clock(said)
             after, told = states.arrive(self.at(shard, member), head, clock, payload=payload)
             self.moved(shard, member, after)
             assert (arrival.code, arrival.epoch, arrival.is_stray) == (told.code, told.detail, told.is_stray)
-            ranked = isinstance(after, Live) and not after.hidden
-            if ranked and places and told.code != Arrive.MISDIRECTED and len(batch) == 1:
-                assert arrival.place == self.place(shard, member)
-            elif not ranked or not places:
-                assert arrival.place == -1
 
     @rule(shard=shards, batch=st.lists(st.tuples(players, epochs), max_size=3, unique_by=lambda one: one[0]))
     def finish(self, shard: int, batch: list[tuple[Member, int]]) -> None:
@@ -347,7 +342,7 @@ class Functions(RuleBasedStateMachine):
                     *(
                         ("RBWINDOW", lambda shift=shift, call=call: self.board.call(shard, *call, shift=shift))
                         for shift in (Windows(1, 0), Windows(-1, 0), Windows(0, 1), Windows(0, -1))
-                        for call in (("rb1_apply", NO_LIMIT, 0, "", b"", b""), ("rb1_depart", 0, b"\x90"))
+                        for call in (("rb1_apply", NO_LIMIT, 0, "", b"", b""), ("rb1_depart", b"\x90"))
                     ),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0)),
                     ("RBFORM", lambda: self.board.call(shard, "rb1_apply", NO_LIMIT, 0, "", b"\xc1", b"")),
@@ -362,9 +357,9 @@ class Functions(RuleBasedStateMachine):
                     ("RBFORM", lambda: packed(member, 1, event, creators="11")),
                     ("RBFORM", lambda: packed(member, 1, event, limit="many")),
                     ("RBBACKLOG", lambda: self.board.apply(shard, fine, limit=0)),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0)),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", 0, b"\xc1")),
-                    ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", 0, b"\x07")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_depart", b"\xc1")),
+                    ("RBFORM", lambda: self.board.call(shard, "rb1_arrive", b"\x07")),
                     ("RBFORM", lambda: self.board.step(shard, "rb1_depart", member, 1)),
                     ("RBFORM", lambda: self.board.step(shard, "rb1_depart", 7, 1, 1)),
                     ("RBFORM", lambda: self.board.step(shard, "rb1_depart", member, None, 1)),

@@ -121,7 +121,7 @@ def test_replies_are_cut_into_one_answer_each() -> None:
     assert map_version(reply) == 7
     assert list(pairs([7, 1, b"payload", 3, b""])) == [(1, b"payload"), (3, b"")]
     assert list(departures([7, pack_list([1, b"payload", 3, b""])])) == [(1, b"payload"), (3, b"")]
-    assert list(arrivals([7, pack_list([1, 2, 0, 0, 5, 0, -1, 0])])) == [Arrival(1, 2, 0, 0), Arrival(5, 0, -1, 0)]
+    assert list(arrivals([7, pack_list([1, 2, 0, 5, 0, 1])])) == [Arrival(1, 2, 0), Arrival(5, 0, 1)]
     assert list(pointed(pack_list([3, 1, 0, 7]))) == [(3, 1), (0, 7)]
     assert list(strays([7, 0, pack_list([b"ann", 2, LOWEST, b""])])) == [(b"ann", 2, LOWEST, b"")]
     none = pack_list([])
@@ -142,7 +142,7 @@ def test_replies_are_cut_into_one_answer_each() -> None:
         (effects, [1, 2, pack_list([1, 2, 3])]),
         (pairs, [1, 2, 3, 4]),
         (departures, [1, pack_list([1, 2, 3])]),
-        (arrivals, [1, pack_list([1, 2, 3])]),
+        (arrivals, [1, pack_list([1, 2, 3, 4])]),
         (pointed, pack_list([1, 2, 3])),
         (strays, [1, 2, pack_list([1, 2, 3])]),
     ],
