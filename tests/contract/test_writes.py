@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
+from cli.servers import ServerSet
 from runtime.deadlines import Deadline
+from sharding.boards import Operator
 from sharding.cluster.client import Call
+from sharding.handoff import queue
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId, member_of
 from sharding.shard_map import ShardMap
@@ -63,6 +67,22 @@ def test_points_that_leave_the_range_take_the_row_along(
     assert all(view.strays == view.leaving == 0 for view in views)
     assert sum(view.outbox for view in views) == 5
     assert leaderboard.stats(shard_map.name, Deadline.after(10)).points_sum == 30
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_a_stray_is_told_the_rank_of_where_it_belongs(
+    servers: ServerSet, open_board: Callable[..., ShardMap], monkeypatch: pytest.MonkeyPatch, splits: int
+) -> None:
+    """Upwards and downwards, while nobody moves it, over ranges of one shard and of several."""
+    monkeypatch.setattr(queue, "_GATHERED_FOR_S", 60.0)
+    name = open_board([10, 20, 30], operator=Operator.SET, splits=splits).name
+    others = [Submission(PlayerId(f"p{points}"), points, "m1") for points in (2, 4, 12, 14, 16, 22, 24, 33, 35)]
+    with closing(Leaderboard.connect(servers.settings, known_players=lambda _, players: players)) as process:
+        process.submit(name, others, Deadline.after(10), rank=RankMode.NONE)
+        for match, (points, rank) in enumerate([(3, 9), (15, 6), (34, 2), (1, 10), (23, 4)]):
+            submission = Submission(PlayerId("ann"), points, f"m{match}")
+            (result,) = process.submit(name, [submission], Deadline.after(10), rank=RankMode.RECENT)
+            assert (result.points, result.rank, result.rank_is) == (points, rank, RankMode.RECENT)
 
 
 def test_a_row_whose_packed_score_is_zero_is_a_row(
