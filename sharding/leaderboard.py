@@ -245,7 +245,7 @@ class Leaderboard:
 
             def write(submissions: Sequence[Submission], deadline: Deadline) -> list[Written]:
                 metrics.coalesced_submissions.observe(len(submissions))
-                metrics.coalescer_waiting.set(sum(one.waiting for one in self._coalescers.values()))
+                metrics.coalescer_waiting.set(sum(one.waiting for one in list(self._coalescers.values())))
                 return self._write(name, submissions, deadline, mode)
 
             with self._lock:
