@@ -123,10 +123,13 @@ class AdminAnswers:
                 raise RebuildRefused(f"{name} is lost as a whole: rebuild all of it", field="shard") from None
         else:
             states = self._leaderboard.lifecycle.states(published, call.deadline)
-            if body.shard is not None and body.shard not in states:
-                raise RebuildRefused(f"{name} has no shard {body.shard}", field="shard")
-            if body.shard is not None and states[body.shard] in {"open", "frozen"}:
-                raise RebuildRefused(f"shard {body.shard} of {name} is there", field="shard")
+            if body.shard is not None and body.shard not in self._leaderboard.directory.lost_partitions(
+                published, call.deadline
+            ):
+                if body.shard not in states:
+                    raise RebuildRefused(f"{name} has no shard {body.shard}", field="shard")
+                if states[body.shard] in {"open", "frozen"}:
+                    raise RebuildRefused(f"shard {body.shard} of {name} is there", field="shard")
             if body.shard is None and "open" in states.values() and not body.force:
                 raise RebuildRefused(f"{name} is in use: to rebuild it all the same takes force", field="force")
         return self._ask_for(call, "rebuild", board, period, {"shard": body.shard, "force": body.force})

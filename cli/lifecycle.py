@@ -92,7 +92,7 @@ def rebuild(
         name = target.board_period(board, period)
         job = Rebuild(target.leaderboard, target.engine, name)
         if dry_run:
-            done = job.plan()
+            done = job.plan() if shard is None else job.plan_shard(shard)
         elif shard is not None:
             done = job.shard(shard, report)
         else:

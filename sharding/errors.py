@@ -100,6 +100,14 @@ class ShardUnavailable(Unavailable):
     """The shard could not be reached, or refused before doing anything."""
 
 
+class ShardLost(ShardUnavailable):
+    """The shard's data are lost; `rangeboard rebuild --shard` brings them back."""
+
+
+class DirectoryLost(ShardUnavailable):
+    """The part of the directory that knew this player is lost; `rangeboard rebuild --shard` brings it back."""
+
+
 class ShardOutcomeUnknown(Unavailable):
     """The shard did not answer before the deadline; it may or may not have applied the write."""
 

@@ -114,8 +114,8 @@ class Leaderboard:
             ack_ms=settings.ack_timeout_ms,
             insist=settings.without_replicas == "refuse",
         )
-        self.maps = Maps(self.functions)
         self.directory = Directory(self.functions, remembered=settings.directory_cache)
+        self.maps = Maps(self.functions, self.directory)
         self.mover = Mover(self.functions, self.directory)
         self.reader = Reader(self.functions, self.maps, self.directory, self.mover)
         self.outbox = Outbox(self.functions)

@@ -1,7 +1,7 @@
 """The published maps: one hash a board in Redis, and what each process remembers of it.
 
-Publishing is ordered by (generation, version); an older map never replaces a newer one. Heads are written before the
-map is published, so a router that knows a map finds every shard ready.
+Publishing is ordered by (generation, version); an older map never replaces a newer one. Heads, and the marks of the
+directory's partitions, are written before the map is published, so a router that knows a map finds everything ready.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Literal
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from sharding.cluster.client import Answer, Call
+from sharding.directory import Directory
 from sharding.errors import UnknownBoard
 from sharding.functions import Functions
 from sharding.keys import map_key
@@ -33,8 +34,9 @@ class _Remembered:
 class Maps:
     """The current maps, as one process knows them."""
 
-    def __init__(self, functions: Functions) -> None:
+    def __init__(self, functions: Functions, directory: Directory) -> None:
         self._functions = functions
+        self._directory = directory
         self._remembered: dict[BoardPeriod, _Remembered] = {}
         self._lock = threading.Lock()
 
@@ -65,10 +67,19 @@ class Maps:
     def publish(self, shard_map: ShardMap, deadline: Deadline) -> ShardMap:
         """Open the map's shards where they are not, publish it, and return the map that is published then.
 
-        For the first map of a generation. A later version goes through `rebalancing`, which keeps reads exact.
+        For the first map of a generation. A later version goes through `rebalancing`, which keeps reads exact. The
+        directory is opened with the generation and never again: its marks are to be missing where it was lost.
         """
+        if not self._has_generation(shard_map, deadline):
+            self._directory.open(shard_map, deadline)
         self.open_shards(shard_map, {shard: shard_map.bounds(shard) for shard in shard_map.shards()}, 1, deadline)
         return self.replace(shard_map, deadline)
+
+    def _has_generation(self, shard_map: ShardMap, deadline: Deadline) -> bool:
+        try:
+            return self.published(shard_map.name, deadline).generation >= shard_map.generation
+        except UnknownBoard:
+            return False
 
     def open_shards(
         self, shard_map: ShardMap, bounds: Mapping[int, Bounds], stage: Literal[0, 1], deadline: Deadline

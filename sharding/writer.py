@@ -186,7 +186,7 @@ class Writer:
         """
         members = [member_of(submission.player) for submission in submissions]
         work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, mode, settled)
-        work.take(self._directory.locate(shard_map, members, deadline))
+        work.take(self._directory.locate(shard_map, members, deadline, lost_is_none=True))
         self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
         for hop in range(_MOST_HOPS):
             pending = work.pending()
@@ -302,7 +302,7 @@ class Writer:
     def _find_again(self, work: _Work) -> None:
         """Read the entries of players who are not where they were thought to be."""
         lost, work.lost = work.lost, set()
-        found = self._directory.locate(work.shard_map, lost, work.deadline, fresh=True)
+        found = self._directory.locate(work.shard_map, lost, work.deadline, fresh=True, lost_is_none=True)
         work.take(found)
         # A claim whose row is absent: the player's first row. Any later epoch is an arrival on its way: try again.
         first = Entry(0, FIRST_EPOCH)
@@ -324,7 +324,7 @@ class Writer:
                 {member: self._home(work.shard_map, member, first[member]) for member in strangers if member in first}
             )
         if claims:
-            stored = self._directory.point(work.shard_map, claims, work.deadline)
+            stored = self._directory.claim(work.shard_map, claims, work.deadline)
             failpoints.reach("write.claimed")
             work.take(stored)
             for member, entry in stored.entries.items():

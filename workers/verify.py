@@ -179,7 +179,8 @@ class _Comparison:
                 place = Entry(suspect.row.shard, FIRST_EPOCH)
             elif wanted is not None and member not in entries:
                 claim = {member: Entry(self._map.shard_for(wanted, member), FIRST_EPOCH)}
-                place = self._leaderboard.directory.point(self._map, claim, Deadline.after(_STEP_S)).entries[member]
+                claimed = self._leaderboard.directory.claim(self._map, claim, Deadline.after(_STEP_S))
+                place = claimed.of(member) or claim[member]
             else:
                 place = entries[member]
             seen = suspect.row.packed if suspect.row else None
