@@ -31,6 +31,8 @@ from sharding.submissions import RankMode, Result, Status, Submission, failure
 PATH = f"{BASE}/scores:batch"
 NDJSON = "application/x-ndjson"
 MOST_ITEMS = 10_000
+#: How the reason of an item begins that may be taken a moment later: the same match id is safe.
+TRY_AGAIN = "try again: "
 #: Items after which others have a turn.
 _TURN = 500
 #: An array with more commas than so many submissions have is not even taken apart: 8 MB of `[1,1,…` would take 340 MB.
@@ -168,5 +170,6 @@ def _result(result: Result) -> schemas.BatchResult:
         answer.score = result.points
     if result.error is not None:
         field = result.error.field
-        answer.reason = f"{field}: {result.error.detail}" if field else result.error.detail
+        reason = f"{field}: {result.error.detail}" if field else result.error.detail
+        answer.reason = TRY_AGAIN + reason if result.error.retryable else reason
     return answer

@@ -38,7 +38,7 @@ from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, parse_period, period_at
 from sharding.rebalancing import GENTLE_PER_S
 from sharding.scores import Order, PackedScore
-from sharding.shard_map import ShardMap, cut_after
+from sharding.shard_map import ShardMap, check_cuts, cut_after
 from workers import periods
 from workers.recutting import recut
 
@@ -190,7 +190,8 @@ def shards(data_dir: Path, board: str, period: str | None, as_json: bool) -> Non
     """Show how a board's players spread over shards and nodes."""
     with working_on(data_dir, "shards") as target:
         name = target.board_period(board, period)
-        views = target.leaderboard.shards(name, Deadline.after(_DEADLINE_S))
+        views = target.leaderboard.shards(name, Deadline.after(_DEADLINE_S), partial=True)
+        lost_partitions = target.leaderboard.lost_partitions(name, Deadline.after(_DEADLINE_S))
     nodes: dict[str, int] = {}
     for view in views:
         nodes[view.node] = nodes.get(view.node, 0) + view.rows
@@ -199,6 +200,17 @@ def shards(data_dir: Path, board: str, period: str | None, as_json: bool) -> Non
     if not as_json:
         spread = " · ".join(f"{node} {rows:,}" for node, rows in sorted(nodes.items()))
         console.print(f"\n{name}: {sum(nodes.values()):,} players; by node: {spread}", highlight=False)
+        for view in views:
+            if view.problem:
+                console.print(
+                    f"[red]shard {view.shard}[/] on {view.node or 'no node'}: {view.problem}", highlight=False
+                )
+        if lost_partitions:
+            numbers = ", ".join(map(str, sorted(lost_partitions)))
+            console.print(f"[red]lost partitions of the directory[/]: {numbers}", highlight=False)
+            console.print(
+                "  rebuild --shard takes any of the lost numbers, and brings back all partitions", highlight=False
+            )
 
 
 @click.group()
@@ -300,9 +312,13 @@ def rebalance(data_dir: Path, board: str, cuts: str, players_per_s: int, as_json
 
 def _packed_cuts(text: str, order: Order) -> list[PackedScore]:
     try:
-        points = {int(part) for part in text.split(",") if part.strip()}
+        points = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise StackError(f"--cuts takes whole numbers with commas between them, not {text!r}.") from error
+    try:
+        check_cuts(points)
+    except LeaderboardError as error:
+        raise StackError(f"--cuts: {error}.") from error
     return sorted(cut_after(value, order) for value in points)
 
 

@@ -228,8 +228,7 @@ class Lifecycle:
         calls = []
         for keys in map(shard_map.keys, shards):
             # The shard's clock names the windows. One before and one after cover that this process's is not the same.
-            for gone in keys.gone_around(windows):
-                calls.append(Call(keys.slot, ("HMGET", gone, *members)))
+            calls += [Call(keys.slot, ("HMGET", gone, *members)) for gone in keys.gone_around(windows)]
         found: dict[Member, Entry] = {}
         for told in map(_value, self._functions.on_keys(calls, deadline)):
             for member, tombstone in zip(members, told, strict=True):

@@ -8,6 +8,7 @@ they are, and are handed on to be moved (handoff/queue.py).
 Hops are bounded; what has no place by then, or by the deadline, is answered as unavailable.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ from sharding.errors import (
     PeriodClosed,
     ShardOutcomeUnknown,
     ShardUnavailable,
+    TooManySubmissions,
     UnknownPlayer,
 )
 from sharding.functions import (
@@ -51,7 +53,7 @@ from sharding.handoff.refusals import Why, refuse
 from sharding.maps import Maps
 from sharding.periods import following
 from sharding.players import Member, PlayerId, member_of, player_of
-from sharding.scores import LOWEST, POINTS_LIMIT, PackedScore, pack, points_of
+from sharding.scores import LOWEST, POINTS_LIMIT, POINTS_SPAN, PackedScore, pack, points_of
 from sharding.shard_map import ShardMap
 from sharding.submissions import Result, Status, Submission, failure
 
@@ -268,7 +270,7 @@ class Writer:
                 if effect.is_stray:
                     strays[member] = (work.entries[member], PackedScore(effect.detail))
             elif effect.code == Code.REFUSED:
-                work.written[index] = Written(failure(_refusal(effect.detail)))
+                work.written[index] = Written(failure(_refusal(effect.detail, work.shard_map)))
             elif effect.code == Code.LEAVING:
                 try:
                     helped[member] = leaving(shard, effect.detail)
@@ -368,9 +370,9 @@ def _closed(shard_map: ShardMap) -> PeriodClosed:
     return PeriodClosed(f"{period.kind} {period.name} is closed{open_now}", field="played_at")
 
 
-def _refusal(why: bytes) -> LeaderboardError:
+def _refusal(why: bytes, shard_map: ShardMap) -> LeaderboardError:
     if why == b"match":
         return MatchConflict("this match was reported for this player before, with another score", field="match_id")
     if why == b"recent":
-        return OutOfBounds("the player has too many submissions in this window", field="user_id")
-    return OutOfBounds(f"the player's points would leave -{POINTS_LIMIT:,} to {POINTS_LIMIT:,}", field="score")
+        return TooManySubmissions.until_next(time.time(), shard_map.retry_window_ms / 1000)
+    return OutOfBounds(f"the player's points would leave {POINTS_SPAN}", field="score")
