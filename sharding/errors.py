@@ -56,7 +56,7 @@ class TooManySubmissions(LeaderboardError):
 
     retryable = True
 
-    def __init__(self, retry_after_s: int) -> None:
+    def __init__(self, retry_after_s: int = 1) -> None:
         """`retry_after_s`: until the next window begins."""
         super().__init__(field="user_id")
         self.retry_after_s = retry_after_s

@@ -11,6 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
 
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from runtime import failpoints, metrics
 from runtime.deadlines import Deadline
 from runtime.gathering import Gathering, TooLate
@@ -458,7 +461,16 @@ class Leaderboard:
     def ping(self, deadline: Deadline) -> dict[str, str]:
         """Every primary's address, with `ok` or what is wrong with it."""
         replies = self.client.on_primaries(("PING",), deadline)
-        return {address: str(reply) if isinstance(reply, Exception) else "ok" for address, reply in replies.items()}
+        return {address: _said(reply) for address, reply in replies.items()}
+
+
+def _said(reply: object) -> str:
+    """What a node said to a ping, in our words where it said nothing."""
+    if isinstance(reply, TimeoutError | RedisTimeoutError):
+        return "no answer in time"
+    if isinstance(reply, OSError | RedisConnectionError):
+        return "no connection"
+    return str(reply) if isinstance(reply, Exception) else "ok"
 
 
 def _points_bound(shard_map: ShardMap, packed: PackedScore) -> int | None:

@@ -250,6 +250,11 @@ class Lifecycle:
         calls = [Call(key.slot, ("ZCOUNT", key.aside, "-inf", "(+inf")) for key in keys]
         return sum(int(_value(answer)) for answer in self._functions.on_keys(calls, deadline))
 
+    def count(self, shard_map: ShardMap, deadline: Deadline) -> int:
+        """How many rows there are, those of hidden players among them."""
+        shown = sum(self.size(shard_map, index, deadline) for index in range(len(shard_map.ranges)))
+        return shown + self.hidden_size(shard_map, deadline)
+
     def ranking(self, shard_map: ShardMap, range_at: int) -> Iterator[list[Placed]]:
         """The rows of a range in rank order, some thousands at a time. Only of a board at rest: it reads by place."""
         shards = shard_map.ranges[range_at].shards

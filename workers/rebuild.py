@@ -142,9 +142,7 @@ class Rebuild:
         failpoints.reach("rebuild.prepared")
         expected = audit.totals(self._engine, self._name.board, self._name.period)
         totals = self._load_all(fresh, expected.players, report)
-        lifecycle = self._leaderboard.lifecycle
-        loaded = sum(lifecycle.size(fresh, index, _soon()) for index in range(len(fresh.ranges)))
-        loaded += lifecycle.hidden_size(fresh, _soon())
+        loaded = self._leaderboard.lifecycle.count(fresh, _soon())
         if loaded != expected.players:
             raise RebuildRefused(f"{loaded} rows were loaded, and the audit log has {expected.players} players")
         patiently(lambda: self._leaderboard.directory.open(fresh, _soon()))

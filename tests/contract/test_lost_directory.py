@@ -4,17 +4,28 @@ The keys of a shard and those of a partition with entries of players of *all* sh
 together. Until `rangeboard rebuild --shard` has made the entries again, whoever may have had one there is refused.
 """
 
+import json
 from collections.abc import Callable, Iterator
 
 import msgspec.structs
 import pytest
+from click.testing import CliRunner
 from played_boards import OpenBoard, Played, soon
 
+from cli.main import main
 from cli.servers import ServerSet
 from runtime import failpoints
 from runtime.failpoints import FailpointReached
 from sharding.directory import Entry
-from sharding.errors import DirectoryLost, LeaderboardError, NotOnBoard, Outcome, RebuildRefused, ShardUnavailable
+from sharding.errors import (
+    DirectoryLost,
+    LeaderboardError,
+    NotOnBoard,
+    Outcome,
+    RebuildRefused,
+    ShardLost,
+    ShardUnavailable,
+)
 from sharding.functions import ApplyMode, Asked, apply_call, effects
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId, member_of
@@ -228,3 +239,31 @@ def test_who_was_leaving_when_the_partition_was_lost_arrives_after_all(open_one:
     assert ranking == before
     assert holders(board)[player] == [0]
     assert verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
+
+
+def test_the_operator_sees_which_shard_and_which_partitions_are_lost(
+    open_one: OpenBoard, servers: ServerSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All shards are listed, the lost one with the reason; and the command of the runbook takes what is told."""
+    board = played(open_one)
+    healthy = {view.shard: view for view in board.leaderboard.shards(board.name, soon())}
+    board.destroy_slot(2)
+    board.destroy_partition(6)
+    with pytest.raises(ShardLost):
+        board.leaderboard.shards(board.name, soon())
+    views = board.leaderboard.shards(board.name, soon(), partial=True)
+    assert [view.shard for view in views if view.problem] == [2]
+    assert [view for view in views if view.shard != 2] == [view for shard, view in healthy.items() if shard != 2]
+    assert sorted(board.leaderboard.lost_partitions(board.name, soon())) == [2, 6]
+    dsn = board.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    settings = msgspec.structs.replace(servers.settings, postgres_dsn=dsn)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    words = ["shards", "--board", board.name.board, "--period", board.name.period]
+    told = CliRunner().invoke(main, words)
+    assert told.exit_code == 0, told.output
+    assert "shard 2 on" in told.output
+    assert "`rangeboard rebuild --shard` brings them back" in " ".join(told.output.split())
+    assert "lost partitions of the directory: 2, 6" in told.output
+    as_json = json.loads(CliRunner().invoke(main, [*words, "--json"]).output)
+    assert [one["shard"] for one in as_json if one["problem"]] == [2]
