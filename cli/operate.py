@@ -118,7 +118,7 @@ def progress_bar(console: Console) -> Progress:
 
 @contextmanager
 def bar_of(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, moved by telling it how many of how many are done; there is none before that."""
+    """A progress bar on standard error, moved by telling it how many of how many are done; none before that."""
     bar = progress_bar(Console(stderr=True))
     task: TaskID | None = None
 

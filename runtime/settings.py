@@ -186,7 +186,7 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     yield (
         "node_timeout_ms",
         settings.node_timeout_ms <= _MOST_NODE_TIMEOUT_MS,
-        f"every failover and deadline waits for it: wanted is that it is within {_MOST_NODE_TIMEOUT_MS // 1000} s at the most",
+        f"every failover waits for it: wanted is what is within {_MOST_NODE_TIMEOUT_MS // 1000} s at the most",
     )
     yield (
         "cursor_secret",

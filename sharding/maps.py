@@ -15,7 +15,7 @@ from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from sharding.cluster.client import Answer, Call
 from sharding.directory import Directory
-from sharding.errors import UnknownBoard
+from sharding.errors import ShardLost, UnknownBoard
 from sharding.functions import Functions
 from sharding.keys import map_key
 from sharding.shard_map import Bounds, ShardMap
@@ -70,16 +70,30 @@ class Maps:
         For the first map of a generation. A later version goes through `rebalancing`, which keeps reads exact. The
         directory is opened with the generation and never again: its marks are to be missing where it was lost.
         """
-        if not self._has_generation(shard_map, deadline):
+        before = self._published_or_none(shard_map.name, deadline)
+        if before is None or before.generation < shard_map.generation:
             self._directory.open(shard_map, deadline)
+        else:
+            self.must_be_there(before, deadline)
         self.open_shards(shard_map, {shard: shard_map.bounds(shard) for shard in shard_map.shards()}, 1, deadline)
         return self.replace(shard_map, deadline)
 
-    def _has_generation(self, shard_map: ShardMap, deadline: Deadline) -> bool:
+    def must_be_there(self, shard_map: ShardMap, deadline: Deadline) -> None:
+        """Raise ShardLost unless all shards of a published map have heads: to open a lost one would hide the loss."""
+        shards = {shard: shard_map.keys(shard) for shard in shard_map.shards()}
+        calls = [Call(keys.slot, ("EXISTS", keys.head)) for keys in shards.values()]
+        answers = self._functions.on_keys(calls, deadline)
+        for shard, answer in zip(shards, answers, strict=True):
+            if answer.error is not None:
+                raise answer.error
+            if not answer.reply:
+                raise ShardLost(f"shard {shard} of {shard_map.name} is lost; `rangeboard rebuild --shard` comes first")
+
+    def _published_or_none(self, name: BoardPeriod, deadline: Deadline) -> ShardMap | None:
         try:
-            return self.published(shard_map.name, deadline).generation >= shard_map.generation
+            return self.published(name, deadline)
         except UnknownBoard:
-            return False
+            return None
 
     def open_shards(
         self, shard_map: ShardMap, bounds: Mapping[int, Bounds], stage: Literal[0, 1], deadline: Deadline

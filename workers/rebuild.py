@@ -113,30 +113,27 @@ class Rebuild:
             if held is None:
                 raise RebuildRefused(f"{self._name} is being rebuilt or archived already")
             latest = self._latest()
-            old = self._published()
-            before = self._leaderboard.lifecycle.states(old, _soon()) if old is not None else {}
+            published = self._published()
+            old = published or latest  # a map that is lost leaves shards that still have what is not drained
+            before = self._leaderboard.lifecycle.states(old, _soon())
             state = self._state()
-            if OPEN in before.values() and not force:
+            if published is not None and OPEN in before.values() and not force:
                 raise RebuildRefused(f"{self._name} is in use: to rebuild it all the same takes --force")
             try:
-                if old is not None:
-                    patiently(partial(self._set_state, old, REBUILDING))
+                patiently(partial(self._set_state, old, REBUILDING))
                 built = self._build(latest, old, report, state)
             except BaseException:
-                if old is not None:
-                    self._give_back(old, state)
+                self._give_back(old, state)
                 raise
-            if old is not None:
-                at_ms = _now_ms() + _OLD_KEYS_LIVE_MS
-                patiently(lambda: self._leaderboard.lifecycle.expire(old, at_ms, _soon()))
+            at_ms = _now_ms() + _OLD_KEYS_LIVE_MS
+            patiently(lambda: self._leaderboard.lifecycle.expire(old, at_ms, _soon()))
             log.info("board_rebuilt", board=str(self._name), players=built.players, generation=built.generation)
             return built
 
-    def _build(self, latest: ShardMap, old: ShardMap | None, report: Report, state: State) -> Rebuilt:
+    def _build(self, latest: ShardMap, old: ShardMap, report: Report, state: State) -> Rebuilt:
         """Load a new generation and publish it."""
-        if old is not None:
-            states = self._leaderboard.lifecycle.states(old, _soon())
-            self._drain(old, [shard for shard, found in states.items() if found is not None])
+        states = self._leaderboard.lifecycle.states(old, _soon())
+        self._drain(old, [shard for shard, found in states.items() if found is not None])
         fresh = replace(latest, generation=latest.generation + 1, version=latest.version + 1, retiring=())
         patiently(lambda: self._leaderboard.lifecycle.prepare(fresh, _soon()))
         failpoints.reach("rebuild.prepared")

@@ -4,15 +4,12 @@ The keys of a shard and those of a partition with entries of players of *all* sh
 together. Until `rangeboard rebuild --shard` has made the entries again, whoever may have had one there is refused.
 """
 
-import json
 from collections.abc import Callable, Iterator
 
 import msgspec.structs
 import pytest
-from click.testing import CliRunner
 from played_boards import OpenBoard, Played, soon
 
-from cli.main import main
 from cli.servers import ServerSet
 from runtime import failpoints
 from runtime.failpoints import FailpointReached
@@ -31,6 +28,7 @@ from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId, member_of
 from sharding.scores import PackedScore
 from sharding.scrub import Repairs
+from sharding.shard_map import cut_after
 from sharding.submissions import Status
 from workers.rebuild import Rebuild
 from workers.scrub import scrub
@@ -242,9 +240,9 @@ def test_who_was_leaving_when_the_partition_was_lost_arrives_after_all(open_one:
 
 
 def test_the_operator_sees_which_shard_and_which_partitions_are_lost(
-    open_one: OpenBoard, servers: ServerSet, monkeypatch: pytest.MonkeyPatch
+    open_one: OpenBoard,
 ) -> None:
-    """All shards are listed, the lost one with the reason; and the command of the runbook takes what is told."""
+    """All shards are looked into; without `partial` a lost one fails the whole look."""
     board = played(open_one)
     healthy = {view.shard: view for view in board.leaderboard.shards(board.name, soon())}
     board.destroy_slot(2)
@@ -255,15 +253,36 @@ def test_the_operator_sees_which_shard_and_which_partitions_are_lost(
     assert [view.shard for view in views if view.problem] == [2]
     assert [view for view in views if view.shard != 2] == [view for shard, view in healthy.items() if shard != 2]
     assert sorted(board.leaderboard.lost_partitions(board.name, soon())) == [2, 6]
-    dsn = board.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    settings = msgspec.structs.replace(servers.settings, postgres_dsn=dsn)
-    for name, value in settings.environment().items():
-        monkeypatch.setenv(name, value)
-    words = ["shards", "--board", board.name.board, "--period", board.name.period]
-    told = CliRunner().invoke(main, words)
-    assert told.exit_code == 0, told.output
-    assert "shard 2 on" in told.output
-    assert "`rangeboard rebuild --shard` brings them back" in " ".join(told.output.split())
-    assert "lost partitions of the directory: 2, 6" in told.output
-    as_json = json.loads(CliRunner().invoke(main, [*words, "--json"]).output)
-    assert [one["shard"] for one in as_json if one["problem"]] == [2]
+
+
+def test_a_lost_shard_is_not_opened_anew_by_a_change_of_the_map(open_one: OpenBoard) -> None:
+    """Neither by a rebalance nor by whoever opens periods: its players would begin at nothing."""
+    board = played(open_one)
+    before = board.ranking()
+    board.destroy_shard(1)
+    lost = board.now()
+    wanted = lost.recut([cut_after(points, lost.board.order) for points in (90, 60, 30)])
+    for change in (board.leaderboard.rebalancer.switch, lambda new: board.leaderboard.maps.publish(new, soon())):
+        with pytest.raises(ShardLost, match="shard 1 of"):
+            change(wanted)
+    assert board.now() == lost
+    assert board.leaderboard.lifecycle.states(lost, soon())[1] is None
+    rebuild(board).shard(1, quiet)
+    assert board.ranking() == before
+
+
+def test_what_healthy_shards_hold_is_not_lost_with_the_map(open_one: OpenBoard) -> None:
+    """The map lies in the slot of shard 0. A rebuild of the whole board drains the other shards all the same."""
+    board = played(open_one)
+    before, rows = dict(board.ranking()), holders(board)
+    player = next(player for player in EVERYBODY if rows[player] == [3])
+    assert board.win(player, 1, "not drained yet") == Status.APPLIED
+    board.destroy_slot(0)
+    board.leaderboard.lifecycle.unpublish(board.now(), 1, soon())
+    board.leaderboard.maps.forget(board.name)
+    with pytest.raises(RebuildRefused, match="as a whole"):
+        rebuild(board).shard(0, quiet)
+    assert rebuild(board).whole(quiet).players == PLAYERS
+    after = dict(board.ranking())
+    assert after.pop(player) >> 22 == (before.pop(player) >> 22) - 1
+    assert after == before
