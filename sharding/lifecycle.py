@@ -137,7 +137,9 @@ class Lifecycle:
     def prepare(self, shard_map: ShardMap, deadline: Deadline, *, shards: Sequence[int] | None = None) -> None:
         """Make shards ready to be loaded: heads, no rows, state `rebuilding`. All of them: no directory either."""
         chosen = list(shard_map.shards()) if shards is None else list(shards)
-        self._maps.open_shards(shard_map, {shard: shard_map.bounds(shard) for shard in chosen}, 1, deadline)
+        # A head that is made here is closed from the first: its players would begin anew in an open one.
+        bounds = {shard: shard_map.bounds(shard) for shard in chosen}
+        self._maps.open_shards(shard_map, bounds, 1, deadline, state=REBUILDING)
         self.set_state(shard_map, REBUILDING, deadline, shards=chosen)
         calls = []
         for shard in chosen:

@@ -96,10 +96,19 @@ class Maps:
             return None
 
     def open_shards(
-        self, shard_map: ShardMap, bounds: Mapping[int, Bounds], stage: Literal[0, 1], deadline: Deadline
+        self,
+        shard_map: ShardMap,
+        bounds: Mapping[int, Bounds],
+        stage: Literal[0, 1],
+        deadline: Deadline,
+        *,
+        state: str | None = None,
     ) -> None:
-        """Write the heads of shards with these bounds, for this version; stage 0 is a widened head (lua/head.lua)."""
-        calls = [_open(shard_map, shard, its, stage) for shard, its in bounds.items()]
+        """Write the heads of shards with these bounds, for this version; stage 0 is a widened head (lua/head.lua).
+
+        `state`: that of a head that is written; by default a new one is open, and any other stays as it is.
+        """
+        calls = [_open(shard_map, shard, its, stage, state) for shard, its in bounds.items()]
         answers = self._functions.on_keys(calls, deadline, fence=True)
         self._functions.hold([call.slot for call in calls], answers)
         for answer in answers:
@@ -117,8 +126,8 @@ class Maps:
         return ShardMap.from_document(json.loads(published))
 
 
-def _open(shard_map: ShardMap, shard: int, bounds: Bounds, stage: int) -> Call:
-    fields = {
+def _open(shard_map: ShardMap, shard: int, bounds: Bounds, stage: int, state: str | None) -> Call:
+    fields: dict[str, object] = {
         "shard": shard,
         "shards": max(shard_map.shards()) + 1,
         "low": bounds.low,
@@ -129,6 +138,8 @@ def _open(shard_map: ShardMap, shard: int, bounds: Bounds, stage: int) -> Call:
         "operator": shard_map.board.operator.value,
         "recent_ms": shard_map.retry_window_ms,
     }
+    if state is not None:
+        fields["state"] = state
     keys = shard_map.keys(shard)
     flat = [item for pair in fields.items() for item in pair]
     args = (shard_map.version, stage, bounds.parts, bounds.part, *flat)

@@ -191,6 +191,27 @@ def test_a_rebuild_that_dies_before_the_mark_leaves_the_partition_closed(
     assert board.win(newcomer, 50, "m") == Status.APPLIED
 
 
+def test_a_lost_shard_is_never_open_before_it_is_rebuilt(open_one: OpenBoard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the rebuild dies as soon as there is a head: nobody begins anew, and it can be run again."""
+    board = played(open_one)
+    rows, before = holders(board), board.ranking()
+    board.destroy_shard(2)
+
+    def dies(*_: object, **__: object) -> None:
+        raise FailpointReached
+
+    with monkeypatch.context() as patched:
+        patched.setattr(board.leaderboard.lifecycle, "set_state", dies)
+        with pytest.raises(FailpointReached):
+            rebuild(board).shard(2, quiet)
+    assert board.leaderboard.lifecycle.states(board.now(), soon())[2] == "rebuilding"
+    told = outcomes(board.leaderboard, board, "meanwhile")
+    lost = {PlayerId(player) for player, shards in rows.items() if shards == [2]}
+    assert {player for player, one in told.items() if isinstance(one, LeaderboardError)} == lost
+    rebuild(board).shard(2, quiet)
+    assert (board.ranking(), holders(board)) == (before, rows)
+
+
 def test_the_scrub_buries_nobody_after_a_loss(open_one: OpenBoard, forgetful: Leaderboard) -> None:
     """It points the entries of rows that are there, so that their players go on, and takes no row away."""
     board = played(open_one)
