@@ -121,9 +121,8 @@ class Directory:
             members.append(member)
             keys.append(key)
             flat += (member, entry.shard, entry.epoch)
-        marks = dict(map(shard_map.directory.mark_of, range(shard_map.partitions)))
         calls = [
-            claim_call(slot, marks[slot], keys, flat) if claimed else point_call(slot, keys, flat)
+            claim_call(slot, shard_map.directory.mark_in(slot), keys, flat) if claimed else point_call(slot, keys, flat)
             for slot, (_, keys, flat) in slots.items()
         ]
         answers = self._functions.on_keys(calls, deadline, fence=True)

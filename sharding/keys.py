@@ -118,6 +118,10 @@ class DirectoryKeys:
         """Slot and key of the mark of a partition: it is there as long as the partition's entries are."""
         return self.slots[partition], f"{self.prefixes[partition]}mark"
 
+    def mark_in(self, slot: int) -> str:
+        """Key of the mark of the partition in a slot."""
+        return self.mark_of(self.slots.index(slot))[1]
+
     def partition_of(self, member: Member) -> int:
         """The partition that has the member's entry."""
         return member_hash(member) % self.buckets % len(self.slots)
