@@ -11,8 +11,10 @@ import pytest
 from played_boards import OpenBoard, Played, soon
 
 from cli.servers import ServerSet
+from records import shard_maps
 from runtime import failpoints
 from runtime.failpoints import FailpointReached
+from runtime.settings import Settings
 from sharding.directory import Entry
 from sharding.errors import (
     DirectoryLost,
@@ -30,6 +32,7 @@ from sharding.scores import PackedScore
 from sharding.scrub import Repairs
 from sharding.shard_map import cut_after
 from sharding.submissions import Status
+from workers.periods import open_period
 from workers.rebuild import Rebuild
 from workers.scrub import scrub
 from workers.verify import verify
@@ -286,10 +289,14 @@ def test_a_lost_shard_is_not_opened_anew_by_a_change_of_the_map(open_one: OpenBo
     for change in (board.leaderboard.rebalancer.switch, lambda new: board.leaderboard.maps.publish(new, soon())):
         with pytest.raises(ShardLost, match="shard 1 of"):
             change(wanted)
+    shard_maps.append(board.engine, board.name.board, board.name.period, lost.version, wanted.document())
+    open_period(board.leaderboard, board.engine, lost.board, lost.period, Settings())  # it goes on to other boards
     assert board.now() == lost
     assert board.leaderboard.lifecycle.states(lost, soon())[1] is None
     rebuild(board).shard(1, quiet)
     assert board.ranking() == before
+    open_period(board.leaderboard, board.engine, lost.board, lost.period, Settings())
+    assert board.now() == wanted
 
 
 def test_what_healthy_shards_hold_is_not_lost_with_the_map(open_one: OpenBoard) -> None:
