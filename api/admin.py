@@ -23,11 +23,11 @@ from api.requests import Call, NoQuery
 from records import archives, jobs, shard_maps
 from runtime.deadlines import Deadline
 from sharding.boards import Board, BoardPeriod
-from sharding.errors import InvalidValue, OutOfBounds, PeriodNotOver, RebuildRefused, UnknownBoard
+from sharding.errors import PeriodNotOver, RebuildRefused, UnknownBoard
 from sharding.leaderboard import Leaderboard
 from sharding.outbox import Backlog
 from sharding.periods import Period
-from sharding.scores import POINTS_LIMIT
+from sharding.shard_map import check_cuts
 
 PATH = f"{BASE}/admin"
 
@@ -123,10 +123,13 @@ class AdminAnswers:
                 raise RebuildRefused(f"{name} is lost as a whole: rebuild all of it", field="shard") from None
         else:
             states = self._leaderboard.lifecycle.states(published, call.deadline)
-            if body.shard is not None and body.shard not in states:
-                raise RebuildRefused(f"{name} has no shard {body.shard}", field="shard")
-            if body.shard is not None and states[body.shard] in {"open", "frozen"}:
-                raise RebuildRefused(f"shard {body.shard} of {name} is there", field="shard")
+            if body.shard is not None and body.shard not in self._leaderboard.directory.lost_partitions(
+                published, call.deadline
+            ):
+                if body.shard not in states:
+                    raise RebuildRefused(f"{name} has no shard {body.shard}", field="shard")
+                if states[body.shard] in {"open", "frozen"}:
+                    raise RebuildRefused(f"shard {body.shard} of {name} is there", field="shard")
             if body.shard is None and "open" in states.values() and not body.force:
                 raise RebuildRefused(f"{name} is in use: to rebuild it all the same takes force", field="force")
         return self._ask_for(call, "rebuild", board, period, {"shard": body.shard, "force": body.force})
@@ -140,11 +143,7 @@ class AdminAnswers:
     def rebalance(self, call: Call[NoQuery, schemas.NewRebalance]) -> Reply:
         """Cut the ranges of the current period anew."""
         body = call.body
-        for before, cut in zip([None, *body.cuts], body.cuts, strict=False):
-            if before is not None and cut <= before:
-                raise InvalidValue(f"cuts increase, and {cut} stands behind {before}", field="cuts")
-            if not -POINTS_LIMIT < cut < POINTS_LIMIT:
-                raise OutOfBounds(f"points stay between -{POINTS_LIMIT:,} and {POINTS_LIMIT:,}", field="cuts")
+        check_cuts(body.cuts)
         board, period = self._named(body.board, None)
         self._must_be_in_redis(board, period, call.deadline)
         asked = {"cuts": body.cuts, "players_per_s": body.players_per_s}
@@ -178,7 +177,8 @@ class AdminAnswers:
                 asked.name
             )  # an operator wants the map that is published, not a remembered one
             shard_map = self._leaderboard.maps.current(asked.name, call.deadline)
-            views = self._leaderboard.shards(asked.name, call.deadline)
+            views = self._leaderboard.shards(asked.name, call.deadline, partial=True)
+            lost_partitions = self._leaderboard.lost_partitions(asked.name, call.deadline)
             backlogs = self._leaderboard.outbox.backlogs(shard_map, call.deadline)
         by_node: Counter[str] = Counter()
         for view in views:
@@ -189,6 +189,7 @@ class AdminAnswers:
             total_players=sum(view.rows for view in views),
             players_by_node=dict(by_node),
             as_of=as_of,
+            lost_partitions=sorted(lost_partitions),
             shards=[
                 schemas.Shard(
                     shard=view.shard,
@@ -206,6 +207,7 @@ class AdminAnswers:
                     outbox=view.outbox,
                     lag_seconds=_age(backlogs.get(view.shard), as_of),
                     version=view.version,
+                    problem=view.problem,
                 )
                 for view in views
             ],

@@ -34,6 +34,8 @@ from sharding.submissions import RankMode, Result, Status, Submission, failure
 PATH = f"{BASE}/scores:batch"
 NDJSON = "application/x-ndjson"
 MOST_ITEMS = 10_000
+#: How the reason of an item begins that may be taken a moment later: the same match id is safe.
+TRY_AGAIN = "try again: "
 #: Items after which others have a turn.
 _TURN = 500
 #: An array with more commas than so many submissions have is not even taken apart: 8 MB of `[1,1,…` would take 340 MB.
@@ -206,4 +208,4 @@ def _result(result: Result) -> schemas.BatchResult:
     if error is None:
         return schemas.BatchResult(status=status, score=score)
     reason = f"{error.field}: {error.detail}" if error.field else error.detail
-    return schemas.BatchResult(status=status, score=score, reason=reason)
+    return schemas.BatchResult(status=status, score=score, reason=TRY_AGAIN + reason if error.retryable else reason)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import NamedTuple
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from sqlalchemy import Engine
 
 from api import schemas
@@ -20,9 +20,9 @@ from records.boards import Board as KeptBoard
 from records.boards import BoardChanges
 from records.errors import Conflict, InvalidRecord
 from sharding.boards import Board, BoardPeriod, Operator, parse_board_name
-from sharding.errors import Unavailable, UnknownBoard
+from sharding.errors import InvalidValue, Unavailable, UnknownBoard
 from sharding.periods import Period, PeriodKind
-from sharding.scores import Order
+from sharding.scores import POINTS_LIMIT, POINTS_SPAN, Order
 
 PATH = f"{BASE}/boards"
 _FRESH_S = 5.0
@@ -137,6 +137,7 @@ class BoardAnswers:
     def create(self, call: Call[NoQuery, schemas.NewBoard]) -> schemas.Board:
         """Make a board. Conflict if there is one of that name."""
         body = call.body
+        _check_bounds(lowest=body.lowest, highest=body.highest)
         new = boards.NewBoard(
             name=parse_board_name(body.board),
             period_kind=body.period,
@@ -152,6 +153,7 @@ class BoardAnswers:
     def change(self, call: Call[NoQuery, schemas.BoardChanges], board: str) -> schemas.Board:
         """Change a board's rules for what comes; what was counted stays counted."""
         body = call.body
+        _check_bounds(lowest=body.lowest, highest=body.highest)
         changes: BoardChanges = {}
         if body.lowest is not UNSET:
             changes["min_value"] = body.lowest
@@ -164,6 +166,13 @@ class BoardAnswers:
         if changed is None:
             raise UnknownBoard(f"there is no board {board!r}", field="board")
         return _described(changed)
+
+
+def _check_bounds(**bounds: int | UnsetType | None) -> None:
+    """Refuse a bound on one submission that no submission can reach: it would take none, or bind nothing."""
+    for field, bound in bounds.items():
+        if isinstance(bound, int) and not -POINTS_LIMIT < bound < POINTS_LIMIT:
+            raise InvalidValue(f"a submission lies within {POINTS_SPAN}", field=field)
 
 
 @contextmanager

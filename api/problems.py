@@ -82,6 +82,7 @@ STATUSES: dict[type[Exception], HTTPStatus] = {
     InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
     sharding_errors.InvalidValue: HTTPStatus.BAD_REQUEST,
     sharding_errors.OutOfBounds: HTTPStatus.UNPROCESSABLE_ENTITY,
+    sharding_errors.TooManySubmissions: HTTPStatus.TOO_MANY_REQUESTS,
     sharding_errors.UnknownPlayer: HTTPStatus.NOT_FOUND,
     sharding_errors.NotOnBoard: HTTPStatus.NOT_FOUND,
     sharding_errors.UnknownBoard: HTTPStatus.NOT_FOUND,
@@ -159,7 +160,7 @@ def status_of(kind: type[BaseException]) -> HTTPStatus | None:
 def _headers(error: Exception, status: HTTPStatus) -> dict[str, str]:
     if isinstance(error, jobs.JobUnderWay) and error.job_id:
         return {"Location": f"/api/v1/admin/jobs/{error.job_id}"}
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         return {"Retry-After": str(getattr(error, "retry_after_s", _RETRY_AFTER_S))}
     return dict(error.headers) if isinstance(error, RequestError) else {}
 

@@ -117,7 +117,9 @@ class BatchQuery(_Form, frozen=True, kw_only=True):
 
 
 class BatchResult(_Answer, kw_only=True, gc=False):
-    """What became of one submission. `score` is the player's, as it is now; `reason` says why it does not count."""
+    """What became of one submission. `score` is the player's, as it is now; `reason` says why it does not count: it
+    begins with `try again:` where the same submission may be taken a little later, and else it is in vain to send it.
+    """
 
     status: Literal["applied", "duplicate", "refused", "unknown"]
     score: int | UnsetType = UNSET
@@ -572,6 +574,9 @@ class Shard(_Answer, kw_only=True):
     outbox: int
     lag_seconds: float | None
     version: int
+    problem: Annotated[
+        str | None, Meta(description="Why nobody can look into it: lost, or not reached. What is counted is 0 then")
+    ] = None
 
 
 class Shards(_OnBoard, kw_only=True):
@@ -582,6 +587,10 @@ class Shards(_OnBoard, kw_only=True):
     total_players: int
     players_by_node: dict[str, int]
     as_of: datetime
+    lost_partitions: Annotated[
+        list[int],
+        Meta(description="Partitions of the directory that are lost or not reached; `rebuild` takes them as `shard`"),
+    ]
     shards: list[Shard]
 
 

@@ -74,7 +74,7 @@ class ScoreAnswers:
                 takes=schemas.NewScore,
                 gives=schemas.Submitted,
                 scope=Scope.WRITE,
-                refuses=(404, 409, 422),
+                refuses=(404, 409, 422, 429),
             ),
             Endpoint(
                 method="DELETE",

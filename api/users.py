@@ -19,10 +19,10 @@ from api.endpoints import BASE, Endpoint, Reply
 from api.names import Names
 from api.requests import Call, NoQuery
 from records import boards, players
-from records.errors import Conflict, InvalidRecord
+from records.errors import Conflict, InvalidRecord, RecordsUnavailable
 from records.players import NewPlayer, Player, PlayerChanges
 from sharding.boards import BoardPeriod
-from sharding.errors import UnknownPlayer
+from sharding.errors import NotEverywhereYet, Unavailable, UnknownPlayer
 from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, names_around
 from sharding.players import parse_player_id
@@ -150,7 +150,7 @@ class UserAnswers:
     def change(self, call: Call[NoQuery, schemas.UserChanges], user_id: str) -> schemas.User:
         """Change a player, or UnknownPlayer. That one is hidden is kept first, and then carried out on all open boards.
 
-        Where that fails, the workers go on with it, and so does whoever asks again.
+        Where that fails (NotEverywhereYet), the workers go on with it, and so does whoever asks again.
         """
         player_id, given = parse_player_id(user_id), msgspec.structs.asdict(call.body)
         changes = cast(PlayerChanges, {name: value for name, value in given.items() if value is not UNSET})
@@ -160,7 +160,8 @@ class UserAnswers:
             raise UnknownPlayer(field="user_id")
         self._names.forget(player_id)
         if "hidden" in changes:
-            self._leaderboard.hide_everywhere(self._open(), {player_id: player.hidden}, call.deadline)
+            with _kept():
+                self._leaderboard.hide_everywhere(self._open(), {player_id: player.hidden}, call.deadline)
         return _user(player)
 
     def erase(self, call: Call[NoQuery, None], user_id: str) -> schemas.Erased:
@@ -170,7 +171,8 @@ class UserAnswers:
             raise UnknownPlayer(field="user_id")
         self._names.forget(player_id)
         removal = removal_of(player_id, f"erasure:{call.request_id}:{token_hex(8)}")
-        removed, _ = self._leaderboard.remove_everywhere(self._open(), removal, call.deadline)
+        with _kept():
+            removed, _ = self._leaderboard.remove_everywhere(self._open(), removal, call.deadline)
         return schemas.Erased(user_id=player_id, boards=[str(name) for name in removed])
 
     def _open(self) -> list[BoardPeriod]:
@@ -181,6 +183,15 @@ class UserAnswers:
             for board in boards.list_all(self._engine)
             for period in names_around(PeriodKind(board.period_kind), now, _BESIDE)
         ]
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """In the block, what is committed in PostgreSQL is carried out: a shard that cannot be told has not refused it."""
+    try:
+        yield
+    except (Unavailable, RecordsUnavailable) as error:
+        raise NotEverywhereYet from error
 
 
 @contextmanager

@@ -172,10 +172,16 @@ def shard_table(views: list[ShardView]) -> Table:
             f"{view.shard}",
             _points(view),
             view.node,
-            f"{view.rows:,}",
-            f"[cyan]{'█' * round(30 * view.rows / most)}[/]" + (f" {view.strays} strays" if view.strays else ""),
+            "?" if view.problem else f"{view.rows:,}",
+            _bar(view, most),
         )
     return table
+
+
+def _bar(view: ShardView, most: int) -> str:
+    if view.problem:
+        return "[red]cannot be looked into[/]"
+    return f"[cyan]{'█' * round(30 * view.rows / most)}[/]" + (f" {view.strays} strays" if view.strays else "")
 
 
 def _points(view: ShardView) -> str:

@@ -3,19 +3,19 @@
 They take long: each shows how far it is on standard error, and may be interrupted and run again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from cli.errors import StackError
-from cli.operate import Target, board_option, period_option, progress_bar, show, working_on
+from cli.operate import Target, bar_of, board_option, period_option, show, working_on
 from cli.options import as_json_option, data_dir_option
 from records.engine import connect
+from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from workers.archive import Archive
 from workers.rebuild import Rebuild, Rebuilt
@@ -23,6 +23,7 @@ from workers.verify import Verdict
 from workers.verify import verify as compare
 
 _CONNECTIONS = 4
+_DEADLINE_S = 10.0
 
 
 @contextmanager
@@ -41,14 +42,6 @@ def _target(data_dir: Path, process: str) -> Iterator[Target]:
             engine.dispose()
 
 
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, moved by telling it how many of how many are done."""
-    with progress_bar(Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 @click.command()
 @data_dir_option
 @board_option
@@ -60,7 +53,7 @@ def archive(data_dir: Path, board: str, period: str | None, due: bool, as_json: 
     if due == (period is not None):
         raise StackError("Name a --period that is over, or ask for all that are --due.")
     now = datetime.now(UTC)
-    with _target(data_dir, "archive") as target, _bar("players") as report:
+    with _target(data_dir, "archive") as target, bar_of("players") as report:
         job = Archive(target.leaderboard, target.engine, target.settings)
         names = job.due(now) if due else [target.board_period(board, period)]
         closed = [(name, job.close(name, now, report)) for name in names]
@@ -88,11 +81,11 @@ def rebuild(
     data_dir: Path, board: str, period: str | None, shard: int | None, dry_run: bool, force: bool, as_json: bool
 ) -> None:
     """Make a board anew from the audit log: points, ranks, ties. Run it again if it was interrupted."""
-    with _target(data_dir, "rebuild") as target, _bar("players") as report:
+    with _target(data_dir, "rebuild") as target, bar_of("players") as report:
         name = target.board_period(board, period)
         job = Rebuild(target.leaderboard, target.engine, name)
         if dry_run:
-            done = job.plan()
+            done = job.plan() if shard is None else job.plan_shard(shard)
         elif shard is not None:
             done = job.shard(shard, report)
         else:
@@ -114,12 +107,17 @@ def _rebuilt(name: BoardPeriod, done: Rebuilt, *, dry_run: bool) -> str:
 @as_json_option
 def verify(data_dir: Path, board: str, period: str | None, repair: bool, as_json: bool) -> None:
     """Compare every player's points in Redis with the audit log. Exit code 1 if they differ and were not repaired."""
-    with _target(data_dir, "verify") as target, progress_bar(Console(stderr=True)) as bar:
+    with _target(data_dir, "verify") as target, bar_of("players") as report:
         shard_map = target.current_map(board, period)
-        task = bar.add_task("players", total=None)
-        verdict = compare(
-            target.leaderboard, target.engine, shard_map, lambda count: bar.advance(task, count), repair=repair
-        )
+        rows = target.leaderboard.lifecycle.count(shard_map, Deadline.after(_DEADLINE_S))
+        compared = 0
+
+        def progress(count: int) -> None:
+            nonlocal compared
+            compared += count
+            report(compared, rows)
+
+        verdict = compare(target.leaderboard, target.engine, shard_map, progress, repair=repair)
     show(asdict(verdict) | {"agrees": verdict.agrees}, as_json=as_json, table=_told(verdict))
     if not verdict.agrees:
         raise SystemExit(1)

@@ -5,7 +5,7 @@ Each does its work through the functions that the API and the workers use; what 
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,7 +15,15 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from sqlalchemy import Engine
 
@@ -38,7 +46,7 @@ from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, parse_period, period_at
 from sharding.rebalancing import GENTLE_PER_S
 from sharding.scores import Order, PackedScore
-from sharding.shard_map import ShardMap, cut_after
+from sharding.shard_map import ShardMap, check_cuts, cut_after
 from workers import periods
 from workers.recutting import recut
 
@@ -108,6 +116,26 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
+@contextmanager
+def bar_of(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, moved by telling it how many of how many are done; none before that."""
+    bar = progress_bar(Console(stderr=True))
+    task: TaskID | None = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal task
+        if task is None:
+            bar.start()
+            task = bar.add_task(name)
+        bar.update(task, completed=done, total=max(done, total))
+
+    try:
+        yield report
+    finally:
+        if task is not None:
+            bar.stop()
+
+
 def show(value: Any, *, as_json: bool, table: Table | str, console: Console | None = None) -> None:
     """Print for a machine, or for a person."""
     if as_json:
@@ -134,9 +162,10 @@ def migrate(data_dir: Path) -> None:
 @click.option("--players", type=click.IntRange(1, 100_000_000), default=1_000, show_default=True)
 @click.option("--games", type=click.IntRange(0, 1_000_000_000), default=10_000, show_default=True)
 @click.option("--random-seed", type=int, default=None, help="Make the same players and wins again.")
-def seed(data_dir: Path, players: int, games: int, random_seed: int | None) -> None:
+@as_json_option
+def seed(data_dir: Path, players: int, games: int, random_seed: int | None, as_json: bool) -> None:
     """Make players and let them win games on the global board."""
-    console = Console()
+    console = Console(stderr=as_json)
     with working_on(data_dir, "seed") as target, progress_bar(console) as bar:
         tasks = {"players": bar.add_task("players", total=players), "games": bar.add_task("games", total=games)}
         waiting = bar.add_task("audit", total=None, visible=False)
@@ -150,7 +179,8 @@ def seed(data_dir: Path, players: int, games: int, random_seed: int | None) -> N
         rng = random.Random(random_seed)  # noqa: S311  # luck in games, not secrets
         done = seed_board(target.engine, target.leaderboard, players, games, progress, rng=rng)
     rate = done.games / done.seconds if done.seconds else 0
-    console.print(f"{done.players:,} players, {done.games:,} games, {rate:,.0f} games/s", highlight=False)
+    told = f"{done.players:,} players, {done.games:,} games, {rate:,.0f} games/s"
+    show(asdict(done), as_json=as_json, table=told, console=console)
 
 
 @click.command()
@@ -190,7 +220,8 @@ def shards(data_dir: Path, board: str, period: str | None, as_json: bool) -> Non
     """Show how a board's players spread over shards and nodes."""
     with working_on(data_dir, "shards") as target:
         name = target.board_period(board, period)
-        views = target.leaderboard.shards(name, Deadline.after(_DEADLINE_S))
+        views = target.leaderboard.shards(name, Deadline.after(_DEADLINE_S), partial=True)
+        lost_partitions = target.leaderboard.lost_partitions(name, Deadline.after(_DEADLINE_S))
     nodes: dict[str, int] = {}
     for view in views:
         nodes[view.node] = nodes.get(view.node, 0) + view.rows
@@ -199,6 +230,17 @@ def shards(data_dir: Path, board: str, period: str | None, as_json: bool) -> Non
     if not as_json:
         spread = " · ".join(f"{node} {rows:,}" for node, rows in sorted(nodes.items()))
         console.print(f"\n{name}: {sum(nodes.values()):,} players; by node: {spread}", highlight=False)
+        for view in views:
+            if view.problem:
+                console.print(
+                    f"[red]shard {view.shard}[/] on {view.node or 'no node'}: {view.problem}", highlight=False
+                )
+        if lost_partitions:
+            numbers = ", ".join(map(str, sorted(lost_partitions)))
+            console.print(f"[red]lost partitions of the directory[/]: {numbers}", highlight=False)
+            console.print(
+                "  rebuild --shard takes any of the lost numbers, and brings back all partitions", highlight=False
+            )
 
 
 @click.group()
@@ -282,16 +324,14 @@ def _bound(value: int | None, none: str) -> str:
 @as_json_option
 def rebalance(data_dir: Path, board: str, cuts: str, players_per_s: int, as_json: bool) -> None:
     """Cut a board's ranges anew while it is in use, and move the players. Run it again to resume."""
-    console = Console(stderr=True)
-    with working_on(data_dir, "rebalance") as target, progress_bar(console) as bar:
+    with working_on(data_dir, "rebalance") as target, bar_of("players") as report:
         current = target.current_map(board, None)
-        task = bar.add_task("players", total=None)
         done = recut(
             target.leaderboard,
             target.engine,
             current.name,
             _packed_cuts(cuts, current.board.order),
-            lambda moved, total: bar.update(task, completed=moved, total=total),
+            report,
             players_per_s=players_per_s,
         )
     told = f"Version {done.version}: {done.moved:,} players moved, {done.left:,} left to move."
@@ -300,9 +340,13 @@ def rebalance(data_dir: Path, board: str, cuts: str, players_per_s: int, as_json
 
 def _packed_cuts(text: str, order: Order) -> list[PackedScore]:
     try:
-        points = {int(part) for part in text.split(",") if part.strip()}
+        points = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise StackError(f"--cuts takes whole numbers with commas between them, not {text!r}.") from error
+    try:
+        check_cuts(points)
+    except LeaderboardError as error:
+        raise StackError(f"--cuts: {error}.") from error
     return sorted(cut_after(value, order) for value in points)
 
 

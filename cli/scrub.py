@@ -13,6 +13,7 @@ from runtime.deadlines import Deadline
 from sharding.scrub import Repairs
 from workers.scrub import scrub as scrub_board
 
+_COUNT_S = 10.0
 _DEADLINE_S = 24 * 3600.0
 
 
@@ -27,11 +28,13 @@ def scrub(data_dir: Path, board: str, period: str | None, players_per_s: int, as
     console = Console(stderr=True)
     with working_on(data_dir, "scrub") as target, progress_bar(console) as bar:
         shard_map = target.current_map(board, period)
-        rows, entries = bar.add_task("rows", total=None), bar.add_task("directory", total=None)
+        # Who has a row has an entry of the directory, but for those who claimed one and never submitted.
+        count = target.leaderboard.lifecycle.count(shard_map, Deadline.after(_COUNT_S))
+        rows, entries = bar.add_task("rows", total=count), bar.add_task("directory", total=count)
 
         def report(now: Repairs) -> None:
-            bar.update(rows, completed=now.rows)
-            bar.update(entries, completed=now.entries)
+            bar.update(rows, completed=now.rows, total=max(count, now.rows))
+            bar.update(entries, completed=now.entries, total=max(count, now.entries))
 
         done = scrub_board(
             target.leaderboard,

@@ -17,6 +17,17 @@ from dataclasses import dataclass
 
 _ACTIONS = ("kill", "raise")
 
+#: Every point in the code, in the order of its work.
+NAMES = (
+    "write.claimed",
+    *(f"handoff.{point}" for point in ("begun", "departed", "arrived", "pointed", "finished")),
+    *(f"drain.{point}" for point in ("stored", "compensated")),
+    *(f"erasure.{point}" for point in ("removed", "drained")),
+    *(f"archive.{point}" for point in ("frozen", "drained", "copying", "copied", "recorded")),
+    *(f"rebuild.{point}" for point in ("prepared", "loaded", "recorded", "published", "shard_loaded")),
+    *(f"job.{point}" for point in ("taken", "working")),
+)
+
 
 class FailpointReached(Exception):
     """A failpoint that was set to `raise` was reached; the message is its name."""
@@ -36,6 +47,16 @@ def arm(text: str) -> None:
     acts = dict(_parse(part) for part in text.split(",") if part.strip())
     _armed.clear()
     _armed.update(acts)
+
+
+def trouble(text: str) -> str:
+    """What is wrong with a setting: its form, or a name that no point has; empty if nothing is."""
+    try:
+        names = [_parse(part)[0] for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        return str(error)
+    unknown = [name for name in names if name not in NAMES]
+    return f"there is no point {unknown[0]!r}; the points are {', '.join(NAMES)}" if unknown else ""
 
 
 def reach(name: str) -> None:

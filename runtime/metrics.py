@@ -52,7 +52,7 @@ coalescer_waiting = Gauge(
     multiprocess_mode="livesum",
 )
 strays_waiting = Gauge(
-    "rangeboard_strays_waiting",
+    "rangeboard_strays_gathered_players",
     "Players out of their shard's range whom processes brought home together last",
     multiprocess_mode="livesum",
 )

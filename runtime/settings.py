@@ -15,8 +15,12 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import fields
 
+from runtime import failpoints
+
 PREFIX = "RANGEBOARD_"
 
+_MOST_NODE_TIMEOUT_MS = 60_000
+_LEAST_SECRET = 16
 _ADDRESS = re.compile(r"[^\s,:/@]+:[1-9][0-9]{0,4}|\[[0-9a-fA-F:]+\]:[1-9][0-9]{0,4}")
 
 
@@ -177,6 +181,17 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         "without_replicas",
         settings.without_replicas != "refuse" or settings.ack_replicas > 0,
         f"nothing can be refused for want of replicas when none is waited for ({PREFIX}ACK_REPLICAS=0)",
+    )
+    yield "failpoints", not failpoints.trouble(settings.failpoints), failpoints.trouble(settings.failpoints)
+    yield (
+        "node_timeout_ms",
+        settings.node_timeout_ms <= _MOST_NODE_TIMEOUT_MS,
+        f"every failover waits for it: wanted is what is within {_MOST_NODE_TIMEOUT_MS // 1000} s at the most",
+    )
+    yield (
+        "cursor_secret",
+        not settings.cursor_secret or len(settings.cursor_secret) >= _LEAST_SECRET,
+        f"whoever guesses it can make cursors: wanted are {_LEAST_SECRET} characters at least, or none",
     )
     yield (
         "directory_buckets",

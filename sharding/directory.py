@@ -2,9 +2,12 @@
 
 Partitioned by player hash over the cluster, with a bounded memory in each process in front. An entry, remembered or
 stored, may be out of date: the shards correct it (a tombstone tells where a player went, an absent row sends the
-writer back here), so reading it needs no fence. What needs one is a *claim*: a row is created only by somebody whose
-own claim, or whose own rewriting of somebody else's, is on a replica. Otherwise a failover could lose the claim that a
-row rests on, and the next claim could put the player into a second shard.
+writer back here), so reading it needs no fence. But that a player has *no* entry is a statement too, and no shard
+corrects it: it holds only where the partition's mark is, which is lost together with the entries.
+
+What needs a fence is a *claim*: a row is created only by somebody whose own claim, or whose own rewriting of somebody
+else's, is on a replica. Otherwise a failover could lose the claim that a row rests on, and the next claim could put the
+player into a second shard.
 """
 
 import threading
@@ -16,8 +19,8 @@ from typing import NamedTuple
 
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Call
-from sharding.errors import LeaderboardError
-from sharding.functions import Functions, point_call, pointed
+from sharding.errors import DirectoryLost, LeaderboardError
+from sharding.functions import Functions, claim_call, point_call, pointed
 from sharding.players import Member
 from sharding.shard_map import ShardMap
 
@@ -59,22 +62,62 @@ class Directory:
         self._memory = _Memory(remembered)
 
     def locate(
-        self, shard_map: ShardMap, members: Iterable[Member], deadline: Deadline, *, fresh: bool = False
+        self,
+        shard_map: ShardMap,
+        members: Iterable[Member],
+        deadline: Deadline,
+        *,
+        fresh: bool = False,
+        lost_is_none: bool = False,
     ) -> Located:
-        """The entries of members; `fresh`: as stored, whatever is remembered."""
+        """The entries of members; `fresh`: as stored, whatever is remembered.
+
+        Whose entry may have been lost fails with DirectoryLost, unless `lost_is_none`: for those who claim it next,
+        which is refused then, and for those who repair.
+        """
         wanted = list(dict.fromkeys(members))
         found = {} if fresh else self._memory.get(shard_map, wanted)
         missing = [member for member in wanted if member not in found]
         if not missing:
             return Located(found, {})
         stored = self._stored(shard_map, missing, deadline)
+        if not lost_is_none:
+            absent = [member for member in missing if member not in stored.entries and member not in stored.failed]
+            stored.failed.update(self._lost(shard_map, absent, deadline))
         return Located(found | stored.entries, stored.failed)
+
+    def claim(self, shard_map: ShardMap, claims: Mapping[Member, Entry], deadline: Deadline) -> Located:
+        """Enter players under FIRST_EPOCH who have no entry yet; the entries as they are then. Fenced.
+
+        DirectoryLost is the error of those whose entries may have been lost: they may have a row somewhere.
+        """
+        return self._point(shard_map, claims, deadline, claimed=True)
+
+    def open(self, shard_map: ShardMap, deadline: Deadline, *, partitions: Iterable[int] | None = None) -> None:
+        """Mark partitions (default: all) as whole: who has no entry there has no row. Fenced."""
+        chosen = range(shard_map.partitions) if partitions is None else partitions
+        marks = [shard_map.directory.mark_of(partition) for partition in chosen]
+        answers = self._functions.on_keys([Call(slot, ("SET", key, 1)) for slot, key in marks], deadline, fence=True)
+        self._functions.hold([slot for slot, _ in marks], answers)
+        for answer in answers:
+            if answer.error is not None:
+                raise answer.error
+
+    def lost_partitions(self, shard_map: ShardMap, deadline: Deadline) -> dict[int, LeaderboardError]:
+        """The partitions that are lost, or cannot be asked."""
+        return self._unmarked(shard_map, range(shard_map.partitions), deadline)
 
     def point(self, shard_map: ShardMap, entries: Mapping[Member, Entry], deadline: Deadline) -> Located:
         """Point to where players are, unless an entry of a higher epoch is stored; the entries as they are then.
 
-        With FIRST_EPOCH this claims players that have no entry. Fenced: what is returned is on a replica.
+        For those who know that there is a row, or will be before anybody may write. Fenced: what is returned is on a
+        replica.
         """
+        return self._point(shard_map, entries, deadline, claimed=False)
+
+    def _point(
+        self, shard_map: ShardMap, entries: Mapping[Member, Entry], deadline: Deadline, *, claimed: bool
+    ) -> Located:
         slots: dict[int, tuple[list[Member], list[str], list[bytes | int]]] = defaultdict(lambda: ([], [], []))
         for member, entry in entries.items():
             slot, key = shard_map.directory.bucket(member)
@@ -82,7 +125,10 @@ class Directory:
             members.append(member)
             keys.append(key)
             flat += (member, entry.shard, entry.epoch)
-        calls = [point_call(slot, keys, flat) for slot, (_, keys, flat) in slots.items()]
+        calls = [
+            claim_call(slot, shard_map.directory.mark_in(slot), keys, flat) if claimed else point_call(slot, keys, flat)
+            for slot, (_, keys, flat) in slots.items()
+        ]
         answers = self._functions.on_keys(calls, deadline, fence=True)
         self._functions.hold([call.slot for call in calls], answers)
         located = Located({}, {})
@@ -112,6 +158,27 @@ class Directory:
     def learn(self, shard_map: ShardMap, entries: Mapping[Member, Entry]) -> None:
         """Remember what was told by shards."""
         self._memory.put(shard_map, entries)
+
+    def _lost(
+        self, shard_map: ShardMap, absent: Sequence[Member], deadline: Deadline
+    ) -> dict[Member, LeaderboardError]:
+        """Those of these players without an entry who may have had one."""
+        if not absent:
+            return {}
+        partitions = {member: shard_map.directory.partition_of(member) for member in absent}
+        lost = self._unmarked(shard_map, sorted(set(partitions.values())), deadline)
+        return {member: lost[partition] for member, partition in partitions.items() if partition in lost}
+
+    def _unmarked(
+        self, shard_map: ShardMap, partitions: Sequence[int], deadline: Deadline
+    ) -> dict[int, LeaderboardError]:
+        marks = [shard_map.directory.mark_of(partition) for partition in partitions]
+        answers = self._functions.on_keys([Call(slot, ("EXISTS", key)) for slot, key in marks], deadline)
+        return {
+            partition: answer.error or DirectoryLost()
+            for partition, answer in zip(partitions, answers, strict=True)
+            if answer.error is not None or not answer.reply
+        }
 
     def _stored(self, shard_map: ShardMap, members: Sequence[Member], deadline: Deadline) -> Located:
         """The entries as they are stored. A plain command each: a function call costs a node several times as much."""

@@ -7,6 +7,8 @@ connection died after sending, so only a retry under the same match id is safe. 
 """
 
 from enum import Enum
+from math import ceil
+from typing import Self
 
 
 class Outcome(Enum):
@@ -47,6 +49,22 @@ class NotOnBoard(LeaderboardError):
 
 class UnknownBoard(LeaderboardError):
     """No board has this name and period."""
+
+
+class TooManySubmissions(LeaderboardError):
+    """The player has too many submissions in this retry window; the next one takes more."""
+
+    retryable = True
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        """`retry_after_s`: until the next window begins."""
+        super().__init__(field="user_id")
+        self.retry_after_s = retry_after_s
+
+    @classmethod
+    def until_next(cls, now_s: float, window_s: float) -> Self:
+        """With the time that is left of a window at this moment; windows are whole ones since 1970."""
+        return cls(max(1, ceil(window_s - now_s % window_s)))
 
 
 class PeriodClosed(OutOfBounds):
@@ -100,8 +118,22 @@ class ShardUnavailable(Unavailable):
     """The shard could not be reached, or refused before doing anything."""
 
 
+class ShardLost(ShardUnavailable):
+    """The shard's data are lost; `rangeboard rebuild --shard` brings them back."""
+
+
+class DirectoryLost(ShardUnavailable):
+    """The part of the directory that knew this player is lost; `rangeboard rebuild --shard` brings it back."""
+
+
 class ShardOutcomeUnknown(Unavailable):
     """The shard did not answer before the deadline; it may or may not have applied the write."""
+
+    outcome = Outcome.UNKNOWN
+
+
+class NotEverywhereYet(Unavailable):
+    """The wish is kept, and some board cannot be told now; the workers carry it out soon, or the same call again."""
 
     outcome = Outcome.UNKNOWN
 

@@ -24,10 +24,12 @@ from sharding.cluster.client import Answer, Call, ClusterClient, Refused
 from sharding.errors import (
     AuditBacklog,
     BoardFrozen,
+    DirectoryLost,
     LeaderboardError,
     NotDurable,
     Outcome,
     PeriodClosed,
+    ShardLost,
     ShardOutcomeUnknown,
     ShardUnavailable,
 )
@@ -327,6 +329,11 @@ def point_call(slot: int, keys: Sequence[str], flat: Sequence[Any]) -> Call:
     return on_bucket("rb1_point", slot, keys, (pack_list(flat),))
 
 
+def claim_call(slot: int, mark: str, keys: Sequence[str], flat: Sequence[Any]) -> Call:
+    """The same for players who are taken to be new: refused where the partition has lost its mark."""
+    return on_bucket("rb1_claim", slot, [mark, *keys], (pack_list(flat),))
+
+
 # -- replies
 
 
@@ -356,7 +363,7 @@ def arrivals(reply: list[Any]) -> Iterator[Arrival]:
 
 
 def pointed(reply: bytes) -> Iterator[tuple[int, int]]:
-    """The answers of rb1_point: shard and epoch per player."""
+    """The answers of rb1_point and rb1_claim: shard and epoch per player."""
     return _in_groups(reply, 2)
 
 
@@ -411,8 +418,12 @@ def _told(answer: Answer) -> Answer:
                 told = BoardFrozen(f"the shard is {refused.words} and takes no submissions now")
         elif refused.code == "RBBACKLOG":
             told = AuditBacklog()
-        elif refused.code in {"RBNOHEAD", "RBWINDOW"}:
-            told = ShardUnavailable(f"the shard cannot serve this board ({refused.code})")
+        elif refused.code == "RBNODIR":
+            told = DirectoryLost()
+        elif refused.code == "RBNOHEAD":
+            told = ShardLost()
+        elif refused.code == "RBWINDOW":
+            told = ShardUnavailable("the shard's clock cannot be met; try again")
         elif refused.code.startswith("RB") or refused.code in _BEFORE_RUNNING:
             told = ShardUnavailable(f"the shard refused the call: {refused}")
         else:  # an error inside of a function takes nothing back that it has written

@@ -64,6 +64,10 @@ class ShardKeys:
         """Sorted set beside the ranking: hidden players with their packed scores, and the marks of removed ones."""
         return self.prefix + "aside"
 
+    def gone_around(self, windows: Windows) -> tuple[str, ...]:
+        """The hashes of tombstones that may have any: of these windows, those before and those after."""
+        return tuple(f"{self.prefix}gone:{windows.gone + off}" for off in (-2, -1, 0, 1))
+
     def for_function(self, windows: Windows) -> tuple[str, ...]:
         """The ten keys that a shard's functions take, in their order (lua/prelude.lua)."""
         prefix = self.prefix
@@ -109,6 +113,18 @@ class DirectoryKeys:
         """Slot and key of the hash with this number."""
         partition = bucket % len(self.slots)
         return self.slots[partition], f"{self.prefixes[partition]}{bucket}"
+
+    def mark_of(self, partition: int) -> tuple[int, str]:
+        """Slot and key of the mark of a partition: it is there as long as the partition's entries are."""
+        return self.slots[partition], f"{self.prefixes[partition]}mark"
+
+    def mark_in(self, slot: int) -> str:
+        """Key of the mark of the partition in a slot."""
+        return self.mark_of(self.slots.index(slot))[1]
+
+    def partition_of(self, member: Member) -> int:
+        """The partition that has the member's entry."""
+        return member_hash(member) % self.buckets % len(self.slots)
 
 
 def directory_keys(board: BoardPeriod, generation: int, partitions: int, buckets: int) -> DirectoryKeys:

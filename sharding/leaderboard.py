@@ -11,6 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
 
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from runtime import failpoints, metrics
 from runtime.deadlines import Deadline
 from runtime.gathering import Gathering, TooLate
@@ -22,7 +25,7 @@ from sharding.coalescer import Coalescer
 from sharding.cursors import Cursors
 from sharding.directory import Directory
 from sharding.errors import LeaderboardError, NotOnBoard, PeriodClosed, ShardUnavailable, UnknownBoard
-from sharding.functions import ApplyMode, Functions, library_code
+from sharding.functions import ApplyMode, Functions, Shape, library_code
 from sharding.handoff.mover import Mover
 from sharding.handoff.queue import StrayQueue
 from sharding.lifecycle import Lifecycle
@@ -54,6 +57,8 @@ __all__ = [
     "Submission",
 ]
 
+#: Of a shard that nobody can look into.
+_NO_SHAPE = Shape.of_reply([0] * 10)
 #: Counts of better shards are at most this old in a recent rank.
 _COUNTS_LIVE_S = 0.5
 #: Submissions that leave together, and that wait for it: those that come one in a request, and those of batches. A
@@ -76,7 +81,10 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class ShardView:
-    """One shard as an operator sees it. The points of its best and worst possible row; None is no bound."""
+    """One shard as an operator sees it. The points of its best and worst possible row; None is no bound.
+
+    `problem`: why nobody can look into it, if so; then all that would have been counted is 0.
+    """
 
     shard: int
     slot: int
@@ -92,6 +100,7 @@ class ShardView:
     submissions: int
     outbox: int
     version: int
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +126,8 @@ class Leaderboard:
             ack_ms=settings.ack_timeout_ms,
             insist=settings.without_replicas == "refuse",
         )
-        self.maps = Maps(self.functions)
         self.directory = Directory(self.functions, remembered=settings.directory_cache)
+        self.maps = Maps(self.functions, self.directory)
         self.mover = Mover(self.functions, self.directory)
         self.reader = Reader(self.functions, self.maps, self.directory, self.mover)
         self.outbox = Outbox(self.functions)
@@ -411,16 +420,24 @@ class Leaderboard:
 
     # -- looking into the shards
 
-    def shards(self, name: BoardPeriod, deadline: Deadline) -> list[ShardView]:
-        """Every shard, best range first."""
+    def shards(self, name: BoardPeriod, deadline: Deadline, *, partial: bool = False) -> list[ShardView]:
+        """Every shard, best range first. `partial`: with those that cannot be looked into, and why."""
         shard_map = self.maps.current(name, deadline)
-        shapes = iter(self.reader.shapes(shard_map, deadline))
         keys = [shard_map.keys(shard) for shard in shard_map.shards()]
-        outboxes = iter(self.outbox.lengths(keys, deadline))
-        leaving = iter(self._lengths([Call(key.slot, ("HLEN", key.leaving)) for key in keys], deadline))
+        shapes = self.reader.shapes_told(shard_map, deadline)
+        lengths = [
+            call
+            for key in keys
+            for call in (Call(key.slot, ("XLEN", key.outbox)), Call(key.slot, ("HLEN", key.leaving)))
+        ]
+        answers = iter(self.functions.on_keys(lengths, deadline))
         views = []
-        for shard in shard_map.shards():
-            shape, slot, bounds = next(shapes), shard_map.keys(shard).slot, shard_map.bounds(shard)
+        for shard, told, outbox, leaving in zip(shard_map.shards(), shapes, answers, answers, strict=True):
+            error = told if isinstance(told, LeaderboardError) else outbox.error or leaving.error
+            if error is not None and not partial:
+                raise error
+            shape = _NO_SHAPE if error is not None or isinstance(told, LeaderboardError) else told
+            slot, bounds = shard_map.keys(shard).slot, shard_map.bounds(shard)
             views.append(
                 ShardView(
                     shard=shard,
@@ -433,26 +450,33 @@ class Leaderboard:
                     parts=bounds.parts,
                     rows=shape.rows,
                     strays=shape.better + shape.worse,
-                    leaving=next(leaving),
+                    leaving=0 if error is not None else int(leaving.reply),
                     submissions=shape.submissions,
-                    outbox=next(outboxes),
+                    outbox=0 if error is not None else int(outbox.reply),
                     version=shape.version,
+                    problem=None if error is None else error.detail,
                 )
             )
         return views
 
-    def _lengths(self, calls: Sequence[Call], deadline: Deadline) -> list[int]:
-        lengths = []
-        for answer in self.functions.on_keys(calls, deadline):
-            if answer.error is not None:
-                raise answer.error
-            lengths.append(int(answer.reply))
-        return lengths
+    def lost_partitions(self, name: BoardPeriod, deadline: Deadline) -> dict[int, str]:
+        """The partitions of the board's directory that are lost, or cannot be asked, and why."""
+        lost = self.directory.lost_partitions(self.maps.current(name, deadline), deadline)
+        return {partition: error.detail for partition, error in lost.items()}
 
     def ping(self, deadline: Deadline) -> dict[str, str]:
         """Every primary's address, with `ok` or what is wrong with it."""
         replies = self.client.on_primaries(("PING",), deadline)
-        return {address: str(reply) if isinstance(reply, Exception) else "ok" for address, reply in replies.items()}
+        return {address: _said(reply) for address, reply in replies.items()}
+
+
+def _said(reply: object) -> str:
+    """What a node said to a ping, in our words where it said nothing."""
+    if isinstance(reply, TimeoutError | RedisTimeoutError):
+        return "no answer in time"
+    if isinstance(reply, OSError | RedisConnectionError):
+        return "no connection"
+    return str(reply) if isinstance(reply, Exception) else "ok"
 
 
 def _points_bound(shard_map: ShardMap, packed: PackedScore) -> int | None:

@@ -7,6 +7,7 @@ of their own (`rebuilding`): rows cannot be loaded into a shard that plays, nor 
 Everything here may be repeated. Nothing here knows where rows come from; that is records' and workers' business.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ import msgpack
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer, Call
 from sharding.directory import FIRST_EPOCH, Directory, Entry
-from sharding.functions import REBUILDING, SLICE, Functions, ShardCall, on_bucket, read_payload
-from sharding.keys import map_key
+from sharding.functions import REBUILDING, SLICE, Functions, ShardCall, on_bucket, read_payload, read_tombstone
+from sharding.keys import map_key, windows_at
 from sharding.maps import Maps
 from sharding.merge import Placed
 from sharding.players import Member
@@ -136,7 +137,9 @@ class Lifecycle:
     def prepare(self, shard_map: ShardMap, deadline: Deadline, *, shards: Sequence[int] | None = None) -> None:
         """Make shards ready to be loaded: heads, no rows, state `rebuilding`. All of them: no directory either."""
         chosen = list(shard_map.shards()) if shards is None else list(shards)
-        self._maps.open_shards(shard_map, {shard: shard_map.bounds(shard) for shard in chosen}, 1, deadline)
+        # A head that is made here is closed from the first: its players would begin anew in an open one.
+        bounds = {shard: shard_map.bounds(shard) for shard in chosen}
+        self._maps.open_shards(shard_map, bounds, 1, deadline, state=REBUILDING)
         self.set_state(shard_map, REBUILDING, deadline, shards=chosen)
         calls = []
         for shard in chosen:
@@ -209,8 +212,32 @@ class Lifecycle:
         found: dict[Member, Entry] = {}
         for shard, *told in zip(shards, replies, replies, replies, replies, strict=True):
             for member, packed, aside, payload, epoch in zip(members, *told, strict=True):
-                if packed is not None or aside is not None or payload is not None:
-                    found[member] = Entry(shard, read_payload(payload).epoch if payload else int(epoch or FIRST_EPOCH))
+                if packed is not None or aside is not None:
+                    entry = Entry(shard, int(epoch or FIRST_EPOCH))
+                elif payload is not None:  # under the epoch of the row that departed: it has not arrived anywhere
+                    entry = Entry(shard, read_payload(payload).epoch - 1)
+                else:
+                    continue
+                if member not in found or found[member].epoch < entry.epoch:
+                    found[member] = entry
+        return found
+
+    def followed(
+        self, shard_map: ShardMap, members: Sequence[Member], shards: Sequence[int], deadline: Deadline
+    ) -> dict[Member, Entry]:
+        """Where the tombstones in these shards led, of those players who have one: the latest of each."""
+        windows = windows_at(time.time_ns() // 1_000_000, shard_map.retry_window_ms)
+        calls = []
+        for keys in map(shard_map.keys, shards):
+            # The shard's clock names the windows. One before and one after cover that this process's is not the same.
+            calls += [Call(keys.slot, ("HMGET", gone, *members)) for gone in keys.gone_around(windows)]
+        found: dict[Member, Entry] = {}
+        for told in map(_value, self._functions.on_keys(calls, deadline)):
+            for member, tombstone in zip(members, told, strict=True):
+                if tombstone is not None:
+                    entry = Entry(*read_tombstone(tombstone))
+                    if member not in found or found[member].epoch < entry.epoch:
+                        found[member] = entry
         return found
 
     def size(self, shard_map: ShardMap, range_at: int, deadline: Deadline) -> int:
@@ -224,6 +251,11 @@ class Lifecycle:
         keys = [shard_map.keys(shard) for shard in shard_map.shards()]
         calls = [Call(key.slot, ("ZCOUNT", key.aside, "-inf", "(+inf")) for key in keys]
         return sum(int(_value(answer)) for answer in self._functions.on_keys(calls, deadline))
+
+    def count(self, shard_map: ShardMap, deadline: Deadline) -> int:
+        """How many rows there are, those of hidden players among them."""
+        shown = sum(self.size(shard_map, index, deadline) for index in range(len(shard_map.ranges)))
+        return shown + self.hidden_size(shard_map, deadline)
 
     def ranking(self, shard_map: ShardMap, range_at: int) -> Iterator[list[Placed]]:
         """The rows of a range in rank order, some thousands at a time. Only of a board at rest: it reads by place."""
@@ -296,8 +328,10 @@ class Lifecycle:
         _value(self._functions.on_keys([call], deadline)[0])
 
     def _on_buckets(self, shard_map: ShardMap, command: str, args: tuple[int, ...]) -> Iterator[int]:
-        """Run a command or function on all directory buckets; the integers it answers."""
+        """Run a command or function on all keys of the directory, marks and buckets; the integers it answers."""
         by_slot: dict[int, list[str]] = defaultdict(list)
+        for slot, key in {shard_map.directory.mark_of(partition) for partition in range(shard_map.partitions)}:
+            by_slot[slot].append(key)
         for bucket in range(shard_map.directory.buckets):
             slot, key = shard_map.directory.key_of(bucket)
             by_slot[slot].append(key)

@@ -1,7 +1,7 @@
 """The published maps: one hash a board in Redis, and what each process remembers of it.
 
-Publishing is ordered by (generation, version); an older map never replaces a newer one. Heads are written before the
-map is published, so a router that knows a map finds every shard ready.
+Publishing is ordered by (generation, version); an older map never replaces a newer one. Heads, and the marks of the
+directory's partitions, are written before the map is published, so a router that knows a map finds everything ready.
 """
 
 import json
@@ -14,7 +14,8 @@ from typing import Literal
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from sharding.cluster.client import Answer, Call
-from sharding.errors import UnknownBoard
+from sharding.directory import Directory
+from sharding.errors import ShardLost, UnknownBoard
 from sharding.functions import Functions
 from sharding.keys import map_key
 from sharding.shard_map import Bounds, ShardMap
@@ -33,8 +34,9 @@ class _Remembered:
 class Maps:
     """The current maps, as one process knows them."""
 
-    def __init__(self, functions: Functions) -> None:
+    def __init__(self, functions: Functions, directory: Directory) -> None:
         self._functions = functions
+        self._directory = directory
         self._remembered: dict[BoardPeriod, _Remembered] = {}
         self._lock = threading.Lock()
 
@@ -65,16 +67,48 @@ class Maps:
     def publish(self, shard_map: ShardMap, deadline: Deadline) -> ShardMap:
         """Open the map's shards where they are not, publish it, and return the map that is published then.
 
-        For the first map of a generation. A later version goes through `rebalancing`, which keeps reads exact.
+        For the first map of a generation. A later version goes through `rebalancing`, which keeps reads exact. The
+        directory is opened with the generation and never again: its marks are to be missing where it was lost.
         """
+        before = self._published_or_none(shard_map.name, deadline)
+        if before is None or before.generation < shard_map.generation:
+            self._directory.open(shard_map, deadline)
+        else:
+            self.must_be_there(before, deadline)
         self.open_shards(shard_map, {shard: shard_map.bounds(shard) for shard in shard_map.shards()}, 1, deadline)
         return self.replace(shard_map, deadline)
 
+    def must_be_there(self, shard_map: ShardMap, deadline: Deadline) -> None:
+        """Raise ShardLost unless all shards of a published map have heads: to open a lost one would hide the loss."""
+        shards = {shard: shard_map.keys(shard) for shard in shard_map.shards()}
+        calls = [Call(keys.slot, ("EXISTS", keys.head)) for keys in shards.values()]
+        answers = self._functions.on_keys(calls, deadline)
+        for shard, answer in zip(shards, answers, strict=True):
+            if answer.error is not None:
+                raise answer.error
+            if not answer.reply:
+                raise ShardLost(f"shard {shard} of {shard_map.name} is lost; `rangeboard rebuild --shard` comes first")
+
+    def _published_or_none(self, name: BoardPeriod, deadline: Deadline) -> ShardMap | None:
+        try:
+            return self.published(name, deadline)
+        except UnknownBoard:
+            return None
+
     def open_shards(
-        self, shard_map: ShardMap, bounds: Mapping[int, Bounds], stage: Literal[0, 1], deadline: Deadline
+        self,
+        shard_map: ShardMap,
+        bounds: Mapping[int, Bounds],
+        stage: Literal[0, 1],
+        deadline: Deadline,
+        *,
+        state: str | None = None,
     ) -> None:
-        """Write the heads of shards with these bounds, for this version; stage 0 is a widened head (lua/head.lua)."""
-        calls = [_open(shard_map, shard, its, stage) for shard, its in bounds.items()]
+        """Write the heads of shards with these bounds, for this version; stage 0 is a widened head (lua/head.lua).
+
+        `state`: that of a head that is written; by default a new one is open, and any other stays as it is.
+        """
+        calls = [_open(shard_map, shard, its, stage, state) for shard, its in bounds.items()]
         answers = self._functions.on_keys(calls, deadline, fence=True)
         self._functions.hold([call.slot for call in calls], answers)
         for answer in answers:
@@ -92,8 +126,8 @@ class Maps:
         return ShardMap.from_document(json.loads(published))
 
 
-def _open(shard_map: ShardMap, shard: int, bounds: Bounds, stage: int) -> Call:
-    fields = {
+def _open(shard_map: ShardMap, shard: int, bounds: Bounds, stage: int, state: str | None) -> Call:
+    fields: dict[str, object] = {
         "shard": shard,
         "shards": max(shard_map.shards()) + 1,
         "low": bounds.low,
@@ -104,6 +138,8 @@ def _open(shard_map: ShardMap, shard: int, bounds: Bounds, stage: int) -> Call:
         "operator": shard_map.board.operator.value,
         "recent_ms": shard_map.retry_window_ms,
     }
+    if state is not None:
+        fields["state"] = state
     keys = shard_map.keys(shard)
     flat = [item for pair in fields.items() for item in pair]
     args = (shard_map.version, stage, bounds.parts, bounds.part, *flat)

@@ -632,6 +632,11 @@ class Reader:
         """How the rows of each shard lie, in the order of `shard_map.shards()`."""
         return [Shape.of_reply(reply) for reply in self._replies(self._plan(shard_map).shapes, deadline)]
 
+    def shapes_told(self, shard_map: ShardMap, deadline: Deadline) -> list[Shape | LeaderboardError]:
+        """The same, with what is wrong with a shard in the place of its shape."""
+        answers = self._functions.on_keys(self._plan(shard_map).shapes, deadline)
+        return [_unread(answer.error) if answer.error else Shape.of_reply(answer.reply) for answer in answers]
+
     def _view(
         self, shard_map: ShardMap, deadline: Deadline, asks: _Asks = lambda _: (), *, partial: bool = False
     ) -> _View:

@@ -69,8 +69,12 @@ class Rebalancer:
         self._reader = reader
 
     def switch(self, wanted: ShardMap) -> ShardMap:
-        """Make `wanted` the published map, with every shard ready for it; the map that is published then."""
+        """Make `wanted` the published map, with every shard ready for it; the map that is published then.
+
+        ShardLost, and nothing is changed, if a shard's data are gone.
+        """
         before = self._maps.published(wanted.name, Deadline.after(_STEP_S))
+        self._maps.must_be_there(before, Deadline.after(_STEP_S))
         if before.version < wanted.version:
             widened = {
                 shard: wanted.bounds(shard).hull(old)

@@ -19,6 +19,8 @@ PackedScore = NewType("PackedScore", int)
 
 ELAPSED_SPAN = 1 << 22
 POINTS_LIMIT = 1 << 30
+#: As it is told to people: the least and the most points that a player can have, and a submission can bring.
+POINTS_SPAN = f"{1 - POINTS_LIMIT:,} to {POINTS_LIMIT - 1:,}"
 #: Every packed score lies in LOWEST <= packed < HIGHEST.
 LOWEST = PackedScore(-POINTS_LIMIT * ELAPSED_SPAN)
 HIGHEST = PackedScore(POINTS_LIMIT * ELAPSED_SPAN)
@@ -39,7 +41,7 @@ class Order(StrEnum):
 def pack(points: int, elapsed: int, order: Order) -> PackedScore:
     """The packed score of `points` reached `elapsed` tie-break units into the period."""
     if not -POINTS_LIMIT < points < POINTS_LIMIT:
-        raise OutOfBounds(f"points must stay between -{POINTS_LIMIT:,} and {POINTS_LIMIT:,}", field="score")
+        raise OutOfBounds(f"points must stay within {POINTS_SPAN}", field="score")
     return PackedScore(order.sign * points * ELAPSED_SPAN + min(max(elapsed, 0), ELAPSED_SPAN - 1))
 
 

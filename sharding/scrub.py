@@ -30,7 +30,7 @@ import structlog
 
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer, Call
-from sharding.directory import FIRST_EPOCH, Directory, Entry
+from sharding.directory import FIRST_EPOCH, Directory, Entry, Located
 from sharding.errors import LeaderboardError
 from sharding.functions import LIVE, PAYLOAD_VERSION, SLICE, Arrive, Code, Functions, ShardCall, arrivals, pack_list
 from sharding.handoff.states import is_ghost
@@ -159,7 +159,7 @@ class Scrub:
             scanned = self._on_shard(shard_map, shard, "rb1_scan", (cursor, BATCH))
         epochs = {Member(member): epoch for member, epoch in zip(*[iter(scanned[1:])] * 2, strict=True)}
         done.rows += len(epochs)
-        located = self._directory.locate(shard_map, epochs, Deadline.after(_STEP_S), fresh=True)
+        located = self._locate(shard_map, epochs)
         suspects = [
             member
             for member, epoch in epochs.items()
@@ -175,7 +175,7 @@ class Scrub:
         """Look again, and repair what is still wrong."""
         seen = self._attest(shard_map, dict.fromkeys(suspects, shard))
         rows = {member: Entry(shard, its.epoch) for member, its in seen.items() if its.code in _HERE}
-        located = self._directory.locate(shard_map, rows, Deadline.after(_STEP_S), fresh=True)
+        located = self._locate(shard_map, rows)
         wrong = [
             member for member in rows if member not in located.failed and located.entries.get(member) != rows[member]
         ]
@@ -291,6 +291,10 @@ class Scrub:
             log.warning("scrub_passed_over", board=str(shard_map.name), reason=error.detail, **what)
 
     # -- calls
+
+    def _locate(self, shard_map: ShardMap, members: Iterable[Member]) -> Located:
+        """The entries that are stored: also in a lost partition one that is missing is to be pointed to its row."""
+        return self._directory.locate(shard_map, members, Deadline.after(_STEP_S), fresh=True, lost_is_none=True)
 
     def _attest(self, shard_map: ShardMap, places: Mapping[Member, int]) -> dict[Member, _Seen]:
         """What shards know of players, as a replica has it too. A shard that is none of the map's knows nobody."""

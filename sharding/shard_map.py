@@ -18,10 +18,11 @@ from statistics import NormalDist
 from typing import Any, Self
 
 from sharding.boards import Board, BoardPeriod, Operator
+from sharding.errors import InvalidValue, OutOfBounds
 from sharding.keys import DirectoryKeys, ShardKeys, directory_keys, shard_keys
 from sharding.periods import Period, PeriodKind, parse_period
 from sharding.players import Member, member_hash
-from sharding.scores import ELAPSED_SPAN, HIGHEST, LOWEST, POINTS_LIMIT, Order, PackedScore, pack
+from sharding.scores import ELAPSED_SPAN, HIGHEST, LOWEST, POINTS_LIMIT, POINTS_SPAN, Order, PackedScore, pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,15 @@ def expected_cuts(shards: int, median: int, sigma: float, order: Order) -> list[
     logs = (min(normal.inv_cdf(part / shards), log(POINTS_LIMIT)) for part in range(1, shards))
     most = POINTS_LIMIT - 2  # behind a cut after more there would be nothing left
     return sorted(cut_after(points, order) for points in {min(round(exp(value)), most) for value in logs})
+
+
+def check_cuts(points: Sequence[int]) -> None:
+    """Refuse points that are no cuts of a board: InvalidValue if they do not increase, OutOfBounds past all points."""
+    for before, cut in zip([None, *points], points, strict=False):
+        if before is not None and cut <= before:
+            raise InvalidValue(f"cuts increase, and {cut} stands behind {before}", field="cuts")
+        if not -POINTS_LIMIT < cut < POINTS_LIMIT:
+            raise OutOfBounds(f"points stay within {POINTS_SPAN}", field="cuts")
 
 
 def cut_after(points: int, order: Order) -> PackedScore:

@@ -8,6 +8,7 @@ they are, and are handed on to be moved (handoff/queue.py).
 Hops are bounded; what has no place by then, or by the deadline, is answered as unavailable.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ from sharding.errors import (
     PeriodClosed,
     ShardOutcomeUnknown,
     ShardUnavailable,
+    TooManySubmissions,
     UnknownPlayer,
 )
 from sharding.functions import (
@@ -47,7 +49,7 @@ from sharding.handoff.refusals import Why, refuse
 from sharding.maps import Maps
 from sharding.periods import following
 from sharding.players import Member, PlayerId, member_of, player_of
-from sharding.scores import ELAPSED_SPAN, LOWEST, POINTS_LIMIT, PackedScore, pack
+from sharding.scores import ELAPSED_SPAN, LOWEST, POINTS_LIMIT, POINTS_SPAN, PackedScore, pack
 from sharding.shard_map import ShardMap
 from sharding.submissions import Result, Status, Submission, status_after
 
@@ -170,7 +172,7 @@ class Writer:
         """
         members = [member_of(submission.player) for submission in submissions]
         work = _Work(shard_map, submissions, members, [None] * len(submissions), deadline, mode)
-        work.take(self._directory.locate(shard_map, members, deadline))
+        work.take(self._directory.locate(shard_map, members, deadline, lost_is_none=True))
         self._claim(work, [member for member in dict.fromkeys(members) if member not in work.entries])
         for hop in range(_MOST_HOPS):
             pending = work.pending()
@@ -267,7 +269,7 @@ class Writer:
                 if effect.is_stray:
                     strays[member] = (work.entries[member], detail)
             elif code == Code.REFUSED:
-                work.written[index] = failed(_refusal(detail))
+                work.written[index] = failed(_refusal(detail, work.shard_map))
             elif code == Code.LEAVING:
                 try:
                     helped[member] = leaving(shard, detail)
@@ -290,7 +292,7 @@ class Writer:
     def _find_again(self, work: _Work) -> None:
         """Read the entries of players who are not where they were thought to be."""
         lost, work.lost = work.lost, set()
-        found = self._directory.locate(work.shard_map, lost, work.deadline, fresh=True)
+        found = self._directory.locate(work.shard_map, lost, work.deadline, fresh=True, lost_is_none=True)
         work.take(found)
         # A claim whose row is absent: the player's first row. Any later epoch is an arrival on its way: try again.
         first = Entry(0, FIRST_EPOCH)
@@ -312,7 +314,7 @@ class Writer:
                 {member: self._home(work.shard_map, member, first[member]) for member in strangers if member in first}
             )
         if claims:
-            stored = self._directory.point(work.shard_map, claims, work.deadline)
+            stored = self._directory.claim(work.shard_map, claims, work.deadline)
             failpoints.reach("write.claimed")
             work.take(stored)
             for member, entry in stored.entries.items():
@@ -356,9 +358,9 @@ def _closed(shard_map: ShardMap) -> PeriodClosed:
     return PeriodClosed(f"{period.kind} {period.name} is closed{open_now}", field="played_at")
 
 
-def _refusal(why: bytes) -> LeaderboardError:
+def _refusal(why: bytes, shard_map: ShardMap) -> LeaderboardError:
     if why == b"match":
         return MatchConflict("this match was reported for this player before, with another score", field="match_id")
     if why == b"recent":
-        return OutOfBounds("the player has too many submissions in this window", field="user_id")
-    return OutOfBounds(f"the player's points would leave -{POINTS_LIMIT:,} to {POINTS_LIMIT:,}", field="score")
+        return TooManySubmissions.until_next(time.time(), shard_map.retry_window_ms / 1000)
+    return OutOfBounds(f"the player's points would leave {POINTS_SPAN}", field="score")

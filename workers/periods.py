@@ -18,7 +18,7 @@ from records.periods import FOREVER, months_around
 from runtime.deadlines import Deadline
 from runtime.settings import Settings
 from sharding.boards import Board, Operator
-from sharding.errors import UnknownBoard
+from sharding.errors import ShardLost, UnknownBoard
 from sharding.leaderboard import Leaderboard
 from sharding.periods import Period, PeriodKind, following, names_around, period_at
 from sharding.scores import Order
@@ -75,7 +75,13 @@ def open_period(leaderboard: Leaderboard, engine: Engine, board: Board, period: 
             if published.version >= known.version:
                 return
     document = shard_maps.insert_first(engine, board.name, period.name, shard_map.document())
-    leaderboard.maps.publish(ShardMap.from_document(document), deadline)
+    try:
+        leaderboard.maps.publish(ShardMap.from_document(document), deadline)
+    except ShardLost as error:  # a newer map waits for the rebuild; other boards do not
+        log.error(
+            "shard_lost", board=board.name, period=period.name, reason=error.detail, next_step="rangeboard rebuild"
+        )
+        return
     log.info("period_opened", board=board.name, period=period.name, shards=len(list(shard_map.shards())))
 
 

@@ -10,7 +10,9 @@ A row comes back as it was: its points, the time they were reached, in tie-break
 window. What had not been drained when the data were lost is lost; the audit log cannot tell of it.
 
 One lost shard is loaded in place. Its players are those whom the directory places there, and those whom the directory
-lost as well and no other shard has. The others go on serving.
+lost as well and no other shard has. The others go on serving. With a shard a partition of the directory is lost, which
+has entries of players of all shards; with a node, more of them. All such entries are made anew from where the rows are;
+then the partitions get their marks back, until which nobody claims a place there (lua/directory.lua).
 """
 
 from collections import defaultdict
@@ -32,8 +34,8 @@ from records.leases import lease
 from runtime import failpoints
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
-from sharding.directory import Entry
-from sharding.errors import LeaderboardError, RebuildRefused, UnknownBoard
+from sharding.directory import FIRST_EPOCH, Entry
+from sharding.errors import DirectoryLost, LeaderboardError, RebuildRefused, UnknownBoard
 from sharding.functions import FROZEN, OPEN, REBUILDING
 from sharding.leaderboard import Leaderboard
 from sharding.lifecycle import LoadedRow, State, Totals
@@ -67,6 +69,30 @@ class Rebuilt:
     shard: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """What is lost: the rows of a shard, or not; partitions of the directory. `others`: shards that have their rows."""
+
+    shard_map: ShardMap
+    shard: int
+    rows: bool
+    partitions: Sequence[int]
+    others: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Rows of a lost shard, and entries of a lost part of the directory."""
+
+    rows: list[tuple[Replayed, LoadedRow]]
+    entries: dict[Member, Entry]
+
+    @property
+    def players(self) -> int:
+        """How many of the rows are players', and not marks."""
+        return sum(row.packed is not None for _, row in self.rows)
+
+
 class Rebuild:
     """Rebuilds one board period."""
 
@@ -87,40 +113,36 @@ class Rebuild:
             if held is None:
                 raise RebuildRefused(f"{self._name} is being rebuilt or archived already")
             latest = self._latest()
-            old = self._published()
-            before = self._leaderboard.lifecycle.states(old, _soon()) if old is not None else {}
+            published = self._published()
+            old = published or latest  # a map that is lost leaves shards that still have what is not drained
+            before = self._leaderboard.lifecycle.states(old, _soon())
             state = self._state()
-            if OPEN in before.values() and not force:
+            if published is not None and OPEN in before.values() and not force:
                 raise RebuildRefused(f"{self._name} is in use: to rebuild it all the same takes --force")
             try:
-                if old is not None:
-                    patiently(partial(self._set_state, old, REBUILDING))
+                patiently(partial(self._set_state, old, REBUILDING))
                 built = self._build(latest, old, report, state)
             except BaseException:
-                if old is not None:
-                    self._give_back(old, state)
+                self._give_back(old, state)
                 raise
-            if old is not None:
-                at_ms = _now_ms() + _OLD_KEYS_LIVE_MS
-                patiently(lambda: self._leaderboard.lifecycle.expire(old, at_ms, _soon()))
+            at_ms = _now_ms() + _OLD_KEYS_LIVE_MS
+            patiently(lambda: self._leaderboard.lifecycle.expire(old, at_ms, _soon()))
             log.info("board_rebuilt", board=str(self._name), players=built.players, generation=built.generation)
             return built
 
-    def _build(self, latest: ShardMap, old: ShardMap | None, report: Report, state: State) -> Rebuilt:
+    def _build(self, latest: ShardMap, old: ShardMap, report: Report, state: State) -> Rebuilt:
         """Load a new generation and publish it."""
-        if old is not None:
-            states = self._leaderboard.lifecycle.states(old, _soon())
-            self._drain(old, [shard for shard, found in states.items() if found is not None])
+        states = self._leaderboard.lifecycle.states(old, _soon())
+        self._drain(old, [shard for shard, found in states.items() if found is not None])
         fresh = replace(latest, generation=latest.generation + 1, version=latest.version + 1, retiring=())
         patiently(lambda: self._leaderboard.lifecycle.prepare(fresh, _soon()))
         failpoints.reach("rebuild.prepared")
         expected = audit.totals(self._engine, self._name.board, self._name.period)
         totals = self._load_all(fresh, expected.players, report)
-        lifecycle = self._leaderboard.lifecycle
-        loaded = sum(lifecycle.size(fresh, index, _soon()) for index in range(len(fresh.ranges)))
-        loaded += lifecycle.hidden_size(fresh, _soon())
+        loaded = self._leaderboard.lifecycle.count(fresh, _soon())
         if loaded != expected.players:
             raise RebuildRefused(f"{loaded} rows were loaded, and the audit log has {expected.players} players")
+        patiently(lambda: self._leaderboard.directory.open(fresh, _soon()))
         failpoints.reach("rebuild.loaded")
         patiently(partial(self._set_state, fresh, state, totals=totals))
         shard_maps.append(self._engine, self._name.board, self._name.period, latest.version, fresh.document())
@@ -169,70 +191,113 @@ class Rebuild:
     # -- one shard
 
     def shard(self, shard: int, report: Report) -> Rebuilt:
-        """Bring back the rows of one shard whose keys are lost, while the others serve.
+        """Bring back what was lost in one shard's slot, while the others serve; and all that the directory has lost.
 
-        RebuildRefused if the shard is there, or is none of the board's.
+        RebuildRefused if nothing of that slot is lost, or if it is none of the board's.
         """
         with lease(self._engine, f"lifecycle:{self._name}") as held:
             if held is None:
                 raise RebuildRefused(f"{self._name} is being rebuilt or archived already")
-            shard_map = self._published()
-            if shard_map is None:
-                raise RebuildRefused(f"{self._name} is lost as a whole: rebuild all of it")
-            states = self._leaderboard.lifecycle.states(shard_map, _soon())
-            if shard not in states:
-                raise RebuildRefused(f"{self._name} has no shard {shard}")
-            if states[shard] not in {None, REBUILDING}:
-                raise RebuildRefused(f"shard {shard} of {self._name} is there, in state {states[shard]}")
-            others = [other for other, state in states.items() if other != shard and state is not None]
-            self._drain(shard_map, others)
-            patiently(lambda: self._leaderboard.lifecycle.prepare(shard_map, _soon(), shards=[shard]))
+            loss = self._loss(shard)
+            shard_map = loss.shard_map
+            self._drain(shard_map, loss.others)
+            if loss.rows:
+                patiently(lambda: self._leaderboard.lifecycle.prepare(shard_map, _soon(), shards=[shard]))
             expected = audit.totals(self._engine, self._name.board, self._name.period)
             totals, count, done = Totals(), 0, 0
             for batch in _batches(self._replay(shard_map)):
                 window = _window(shard_map)
-                its = self._of_shard(shard_map, shard, others, batch, window)
-                self._load(shard_map, {shard: [row for _, row in its]}, window, len(batch))
-                for replayed, row in its:
+                found = self._lost_of(loss, batch, window)
+                self._point(shard_map, found.entries)
+                self._load(shard_map, {shard: [row for _, row in found.rows]}, window, len(batch))
+                for replayed, row in found.rows:
                     totals = totals.plus(replayed.games, _shown_points(row, replayed))
-                count += sum(row.packed is not None for _, row in its)
+                count += found.players
                 done += len(batch)
                 report(min(done, expected.players), expected.players)
-            state = self._state()
-            patiently(partial(self._set_state, shard_map, state, shards=[shard], totals={shard: totals}))
-            log.info("shard_rebuilt", board=str(self._name), shard=shard, players=count)
+            failpoints.reach("rebuild.shard_loaded")
+            patiently(lambda: self._leaderboard.directory.open(shard_map, _soon(), partitions=loss.partitions))
+            if loss.rows:
+                patiently(partial(self._set_state, shard_map, self._state(), shards=[shard], totals={shard: totals}))
+            log.info("shard_rebuilt", board=str(self._name), shard=shard, players=count, partitions=loss.partitions)
             return Rebuilt(count, totals.points, totals.submissions, shard_map.generation, shard_map.version, shard)
 
-    def _of_shard(
-        self, shard_map: ShardMap, shard: int, others: Sequence[int], batch: Sequence[Replayed], window: int
-    ) -> list[tuple[Replayed, LoadedRow]]:
-        """Those of these players whose row was in the lost shard."""
+    def plan_shard(self, shard: int) -> Rebuilt:
+        """What `shard` would bring back, of what is stored by now; refuses what that refuses, and changes nothing."""
+        loss = self._loss(shard)
+        totals, count = Totals(), 0
+        for batch in _batches(self._replay(loss.shard_map)):
+            found = self._lost_of(loss, batch, _window(loss.shard_map))
+            for replayed, row in found.rows:
+                totals = totals.plus(replayed.games, _shown_points(row, replayed))
+            count += found.players
+        shard_map = loss.shard_map
+        return Rebuilt(count, totals.points, totals.submissions, shard_map.generation, shard_map.version, shard)
+
+    def _loss(self, shard: int) -> "_Loss":
+        """What is lost in the slot of a shard, where a partition of the directory lies too, and of the directory."""
+        shard_map = self._published()
+        if shard_map is None:
+            raise RebuildRefused(f"{self._name} is lost as a whole: rebuild all of it")
+        states = self._leaderboard.lifecycle.states(shard_map, _soon())
+        unmarked = self._leaderboard.directory.lost_partitions(shard_map, _soon())
+        partitions = [partition for partition, error in unmarked.items() if isinstance(error, DirectoryLost)]
+        rows = shard in states and states[shard] in {None, REBUILDING}
+        if shard not in states and shard not in partitions:
+            raise RebuildRefused(f"{self._name} has no shard {shard}")
+        if not rows and shard not in partitions:
+            raise RebuildRefused(f"shard {shard} of {self._name} is there, in state {states[shard]}")
+        others = [other for other, state in states.items() if state is not None and not (rows and other == shard)]
+        return _Loss(shard_map, shard, rows, partitions, others)
+
+    def _lost_of(self, loss: "_Loss", batch: Sequence[Replayed], window: int) -> "_Found":
+        """What is to be put back of these players: rows into the lost shard, entries into the directory."""
+        shard_map, shard = loss.shard_map, loss.shard
         members = [member_of(PlayerId(replayed.user_id)) for replayed in batch]
-        located = self._leaderboard.directory.locate(shard_map, members, _soon(), fresh=True)
-        if located.failed:
-            raise next(iter(located.failed.values()))
-        placed: dict[Member, Entry | None] = {
-            member: entry
-            for member in members
-            if (entry := located.entries.get(member)) is None or entry.shard == shard
-        }
+        entries = self._entries(shard_map, members)
+        unknown = [member for member in members if member not in entries]
+        here = [member for member in members if loss.rows and member in entries and entries[member].shard == shard]
         # Who is in another shard all the same was on the way there, or is missing from a directory that was lost too.
-        elsewhere = self._leaderboard.lifecycle.holders(shard_map, list(placed), others, _soon()) if placed else {}
-        missing = {member: entry for member, entry in elsewhere.items() if placed[member] is None}
-        if missing:
-            self._leaderboard.directory.point(shard_map, missing, _soon())
+        asked = [*here, *unknown]
+        lifecycle = self._leaderboard.lifecycle
+        elsewhere = lifecycle.holders(shard_map, asked, loss.others, _soon()) if asked else {}
+        nowhere = [member for member in unknown if member not in elsewhere]
+        # Shards are not asked at one moment: whoever moved from one to the other in between has an entry by now.
+        moved = self._entries(shard_map, nowhere)
+        nowhere = [member for member in nowhere if member not in moved]
+        followed = lifecycle.followed(shard_map, nowhere, loss.others, _soon()) if nowhere else {}
         hidden = players.hidden_among(self._engine, [replayed.user_id for replayed in batch])
-        found = []
+        found = _Found([], {member: entry for member, entry in elsewhere.items() if member not in entries})
+        placed, lost = set(here) - set(elsewhere), set(nowhere)
         for member, replayed in zip(members, batch, strict=True):
-            if member not in placed or member in elsewhere:
+            if member not in placed and member not in lost:
                 continue
             row = row_of(shard_map, replayed, window, hidden=replayed.user_id in hidden)
-            entry = placed[member]
-            if entry is not None:  # also the mark of a removed player: the directory leads to it
-                found.append((replayed, row._replace(epoch=entry.epoch)))
-            elif row.home(shard_map) == shard and _is_worth_keeping(row):
-                found.append((replayed, row))
+            if member in placed:  # also the mark of a removed player: the directory leads to it
+                found.rows.append((replayed, row._replace(epoch=entries[member].epoch)))
+                continue
+            # The last tombstone has the epoch under which the row lived. A lower one could not move where it is known.
+            epoch = followed[member].epoch if member in followed else FIRST_EPOCH
+            home = row.home(shard_map)
+            if loss.rows and home == shard and _is_worth_keeping(row):
+                found.rows.append((replayed, row._replace(epoch=epoch)))
+            elif row.packed is not None:
+                # The row is in another lost shard, or in none. Under this epoch nobody begins it anew: it is rebuilt
+                # with that shard, or restored by the scrub.
+                found.entries[member] = Entry(home, max(epoch, FIRST_EPOCH + 1))
         return found
+
+    def _entries(self, shard_map: ShardMap, members: Sequence[Member]) -> dict[Member, Entry]:
+        """What the directory has of players, also where it is lost."""
+        located = self._leaderboard.directory.locate(shard_map, members, _soon(), fresh=True, lost_is_none=True)
+        if located.failed:
+            raise next(iter(located.failed.values()))
+        return located.entries
+
+    def _point(self, shard_map: ShardMap, entries: Mapping[Member, Entry]) -> None:
+        pointed = self._leaderboard.directory.point(shard_map, entries, _soon())
+        if pointed.failed:
+            raise next(iter(pointed.failed.values()))
 
     # -- maps and states
 

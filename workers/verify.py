@@ -121,9 +121,7 @@ class _Comparison:
 
     def count(self) -> int:
         """How many rows there are, those of hidden players among them."""
-        lifecycle, ranges = self._leaderboard.lifecycle, range(len(self._map.ranges))
-        shown = sum(lifecycle.size(self._map, index, Deadline.after(_STEP_S)) for index in ranges)
-        return shown + lifecycle.hidden_size(self._map, Deadline.after(_STEP_S))
+        return self._leaderboard.lifecycle.count(self._map, Deadline.after(_STEP_S))
 
     def _look_again(self, suspects: list[PlayerId]) -> None:
         """Tell real differences from submissions that were on their way, and repair them if that is asked for."""
@@ -179,7 +177,8 @@ class _Comparison:
                 place = Entry(suspect.row.shard, FIRST_EPOCH)
             elif wanted is not None and member not in entries:
                 claim = {member: Entry(self._map.shard_for(wanted, member), FIRST_EPOCH)}
-                place = self._leaderboard.directory.point(self._map, claim, Deadline.after(_STEP_S)).entries[member]
+                claimed = self._leaderboard.directory.claim(self._map, claim, Deadline.after(_STEP_S))
+                place = claimed.of(member) or claim[member]
             else:
                 place = entries[member]
             seen = suspect.row.packed if suspect.row else None

@@ -105,6 +105,9 @@ function paintShards(now) {
 
   say(byId("shards-told"), `${now.month ?? now.period} · map ${now.generation}.${now.version} · ${number(now.total_players)} players`
     + ` on ${number(now.shards.length)} shards · ${utc(now.as_of)}`);
+  if (now.lost_partitions.length > 0) {
+    say(byId("shards-told"), `${byId("shards-told").textContent} · lost partitions of the directory: ${now.lost_partitions.join(", ")}`);
+  }
   byId("strip").replaceChildren(...now.shards.map((shard) => {
     const block = el("span", { class: `${hue(shard.node)}${shard.retiring ? " retiring" : ""}`, title: `shard ${shard.shard}, ${range(shard)}: ${number(shard.players)} players` },
       shard.players > now.total_players / 24 ? String(shard.shard) : "");
@@ -121,7 +124,7 @@ function paintShards(now) {
     return el("tr", {},
       cell("Shard", `${shard.shard}${shard.retiring ? " (retiring)" : ""}`),
       cell("Points", range(shard)),
-      cell("Players", el("div", { class: "of" }, el("span", { class: "track", "aria-hidden": "true" }, bar), number(shard.players))),
+      cell("Players", shard.problem !== null ? el("span", { class: "notice" }, shard.problem) : el("div", { class: "of" }, el("span", { class: "track", "aria-hidden": "true" }, bar), number(shard.players))),
       cell("Strays", attention(shard.strays), "number"),
       cell("Leaving", number(shard.leaving), "number"),
       cell("Submissions/s", rate, "number"),

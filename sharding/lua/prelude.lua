@@ -6,6 +6,7 @@
   Errors start with a word that the client knows (functions.py), have words behind it (the server puts ERR before one that
   stands alone), and mean that nothing was changed:
     RBNOHEAD   the shard has no head: it was never opened, or it was destroyed
+    RBNODIR    the partition of the directory has no mark: it was never opened, or it was destroyed
     RBWINDOW   the keys named are those of another time window; the shard's clock follows, in ms
     RBSTATE    the shard's state does not allow this; the state follows
     RBBACKLOG  the outbox is full

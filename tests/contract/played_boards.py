@@ -106,6 +106,18 @@ class Played:
         names = keys.for_function(Windows(window, window * window_ms // GONE_WINDOW_MS))
         self.leaderboard.functions.on_keys([Call(keys.slot, ("UNLINK", *names))], soon())
 
+    def destroy_partition(self, partition: int) -> None:
+        """The keys of one partition of the directory are gone: those in the slot of the shard with this number."""
+        directory = self.now().directory
+        slot, mark = directory.mark_of(partition)
+        buckets = [key for its, key in map(directory.key_of, range(directory.buckets)) if its == slot]
+        self.leaderboard.functions.on_keys([Call(slot, ("UNLINK", mark, *buckets))], soon())
+
+    def destroy_slot(self, shard: int) -> None:
+        """All keys of one slot are gone."""
+        self.destroy_shard(shard)
+        self.destroy_partition(shard)
+
 
 #: Opens a board of a test's own; what `open_played` takes by name.
 OpenBoard = Callable[..., Played]

@@ -193,3 +193,38 @@ def test_removing_a_player_of_the_dead_shard_is_refused(broken: Broken) -> None:
     for player in broken.gone[:3]:
         answer = broken.call("DELETE", f"/scores/{player}?board=broken")
         assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+
+
+def test_the_operator_is_told_which_shards_are_dead_and_why(broken: Broken) -> None:
+    """The others are looked into as ever."""
+    answer = broken.call("GET", "/admin/shards?board=broken")
+    assert answer.status_code == 200, answer.json
+    shards = answer.json["shards"]
+    troubled = [shard for shard in shards if shard["problem"] is not None]
+    assert 0 < len(troubled) < len(shards)
+    assert {shard["players"] for shard in troubled} == {0}
+    assert {shard["lag_seconds"] for shard in troubled} == {None}
+    assert answer.json["total_players"] == len(broken.there)
+    assert answer.json["lost_partitions"]
+
+
+@pytest.mark.parametrize(("method", "body"), [("PATCH", {"hidden": True}), ("DELETE", None)])
+def test_a_wish_that_is_kept_is_not_told_to_be_refused(broken: Broken, method: str, body: Any) -> None:
+    """PostgreSQL has it, and it will be carried out: that nothing was applied would not be true."""
+    player = broken.gone[0 if method == "PATCH" else 1]
+    answer = broken.call(method, f"/users/{player}", body)
+    assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+    assert (answer.json["type"], answer.json["outcome"]) == ("urn:rangeboard:problem:not-everywhere-yet", "unknown")
+    kept = broken.call("GET", f"/users/{player}")
+    assert kept.json["hidden"] is True if method == "PATCH" else kept.status_code == 404
+
+
+def test_items_for_a_dead_shard_are_told_from_those_that_are_refused_for_good(broken: Broken) -> None:
+    items = [
+        {"user_id": broken.gone[2], "score": 1, "board": "broken"},
+        {"user_id": broken.there[0], "score": 2**31, "board": "broken"},
+        {"user_id": broken.there[0]},
+    ]
+    told = broken.call("POST", "/scores:batch", items).json["results"]
+    assert [one["status"] for one in told] == ["refused"] * 3
+    assert [one["reason"].startswith("try again: ") for one in told] == [True, False, False]

@@ -9,8 +9,9 @@ import redis
 
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
-from sharding.directory import FIRST_EPOCH, Directory, Entry
-from sharding.errors import Outcome, ShardUnavailable
+from sharding.cluster.client import Call
+from sharding.directory import FIRST_EPOCH, Directory, Entry, Located
+from sharding.errors import DirectoryLost, Outcome, ShardUnavailable
 from sharding.functions import Functions
 from sharding.leaderboard import Leaderboard
 from sharding.players import Member
@@ -69,9 +70,9 @@ def test_a_player_without_an_entry_has_none(directory: Directory, shard_map: Sha
 def test_a_claim_is_kept_and_later_claims_are_told_of_it(
     functions: Functions, directory: Directory, shard_map: ShardMap
 ) -> None:
-    claimed = directory.point(shard_map, {ANN: Entry(2, FIRST_EPOCH)}, soon())
+    claimed = directory.claim(shard_map, {ANN: Entry(2, FIRST_EPOCH)}, soon())
     assert claimed.entries == {ANN: Entry(2, FIRST_EPOCH)}
-    late = directory.point(shard_map, {ANN: Entry(0, FIRST_EPOCH), BOB: Entry(0, FIRST_EPOCH)}, soon())
+    late = directory.claim(shard_map, {ANN: Entry(0, FIRST_EPOCH), BOB: Entry(0, FIRST_EPOCH)}, soon())
     assert late.entries == {ANN: Entry(2, FIRST_EPOCH), BOB: Entry(0, FIRST_EPOCH)}
     assert stored(functions, shard_map, ANN) == Entry(2, FIRST_EPOCH)
 
@@ -99,10 +100,41 @@ def test_an_epoch_from_the_future_and_a_number_of_no_shard_are_refused(
     assert stored(functions, shard_map, ANN) == fine
 
 
+def test_nobody_claims_a_place_where_entries_may_be_lost(
+    functions: Functions, directory: Directory, shard_map: ShardMap
+) -> None:
+    """Refused as a whole and definitely; who knows of a row may point to it, and whoever is pointed to is found."""
+    slot, mark = shard_map.directory.mark_of(shard_map.directory.partition_of(ANN))
+    assert functions.on_keys([Call(slot, ("UNLINK", mark))], soon())[0].reply == 1
+    (refused,) = directory.claim(shard_map, {ANN: Entry(1, FIRST_EPOCH)}, soon()).failed.values()
+    assert isinstance(refused, DirectoryLost)
+    assert (refused.outcome, refused.retryable) == (Outcome.NOT_APPLIED, True)
+    with pytest.raises(DirectoryLost):
+        stored(functions, shard_map, ANN)
+    assert directory.locate(shard_map, [ANN], soon(), lost_is_none=True) == Located({}, {})
+    assert directory.point(shard_map, {ANN: Entry(2, FIRST_EPOCH)}, soon()).of(ANN) == Entry(2, FIRST_EPOCH)
+    assert stored(functions, shard_map, ANN) == Entry(2, FIRST_EPOCH)
+    assert list(directory.lost_partitions(shard_map, soon())) == [shard_map.directory.partition_of(ANN)]
+    directory.open(shard_map, soon())
+    assert directory.lost_partitions(shard_map, soon()) == {}
+    assert directory.claim(shard_map, {ANN: Entry(1, FIRST_EPOCH)}, soon()).of(ANN) == Entry(2, FIRST_EPOCH)
+
+
+def test_a_map_that_is_published_again_opens_no_lost_partition(
+    leaderboard: Leaderboard, directory: Directory, shard_map: ShardMap
+) -> None:
+    """Whoever opens periods, however often, does not hide a loss."""
+    slot, mark = shard_map.directory.mark_of(3)
+    leaderboard.functions.on_keys([Call(slot, ("UNLINK", mark))], soon())
+    leaderboard.maps.publish(shard_map, soon())
+    leaderboard.maps.publish(replace(shard_map, version=2), soon())
+    assert list(directory.lost_partitions(shard_map, soon())) == [3]
+
+
 def test_of_many_claims_at_once_one_counts_for_all(leaderboard: Leaderboard, shard_map: ShardMap) -> None:
     def claim(shard: int) -> Entry | None:
         directory = Directory(CountedFunctions(leaderboard), remembered=0)
-        return directory.point(shard_map, {ANN: Entry(shard, FIRST_EPOCH)}, soon()).of(ANN)
+        return directory.claim(shard_map, {ANN: Entry(shard, FIRST_EPOCH)}, soon()).of(ANN)
 
     with ThreadPoolExecutor(16) as pool:
         told = set(pool.map(claim, range(16)))
@@ -121,10 +153,10 @@ def test_many_players_are_pointed_to_in_one_call_a_partition(
 
 
 def test_boards_and_generations_have_directories_of_their_own(
-    directory: Directory, open_board: Callable[..., ShardMap]
+    leaderboard: Leaderboard, directory: Directory, open_board: Callable[..., ShardMap]
 ) -> None:
     one, other = open_board(), open_board()
-    rebuilt = replace(one, generation=2)
+    rebuilt = leaderboard.maps.publish(replace(one, generation=2), soon())
     directory.point(one, {ANN: Entry(1, 5)}, soon())
     for elsewhere in (other, rebuilt):
         assert directory.locate(elsewhere, [ANN], soon()).of(ANN) is None
@@ -174,9 +206,11 @@ def test_what_is_remembered_costs_nothing(
         assert directory.locate(shard_map, [ANN], soon()).of(ANN) == Entry(1, FIRST_EPOCH)
     assert functions.calls == spent
     assert directory.locate(shard_map, [ANN, BOB], soon()).entries == {ANN: Entry(1, FIRST_EPOCH)}
-    assert functions.calls == spent + 1, "only what is not remembered is asked for"
+    assert functions.calls == spent + 2, (
+        "only what is not remembered is asked for: the entry, then its partition's mark"
+    )
     directory.locate(shard_map, [BOB], soon())
-    assert functions.calls == spent + 2, "that somebody has no entry is not remembered: it may change at any time"
+    assert functions.calls == spent + 4, "that somebody has no entry is not remembered: it may change at any time"
 
 
 def test_a_fresh_look_goes_to_the_nodes_and_is_remembered(

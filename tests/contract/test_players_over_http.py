@@ -1,6 +1,7 @@
 """Players are changed, hidden and erased over HTTP, at once and on every open board."""
 
 from collections.abc import Iterator
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -134,3 +135,32 @@ def test_an_erased_person_is_gone_and_begins_nothing(service: Service) -> None:
         status, answer = submit(service, board, PLAYERS[11], 1)
         assert (status, answer["errors"][0]["field"]) == (404, "user_id")
         assert top(service, board) == [PLAYERS[12]]
+
+
+# -- boards
+
+
+HUGE = 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("bounds", "field"),
+    [
+        ({"lowest": HUGE}, "lowest"),
+        ({"highest": 2**30}, "highest"),
+        ({"lowest": -(2**30)}, "lowest"),
+        ({"lowest": 5, "highest": 4}, "highest"),
+    ],
+)
+def test_bounds_that_no_submission_can_keep_are_refused(service: Service, bounds: dict[str, int], field: str) -> None:
+    """Of a new board, and of one that is there; the widest bounds are what a submission can be."""
+    name = f"bounds-{token_hex(6)}"
+    status, answer = service.api.call("POST", f"{BASE}/boards", {"board": name} | bounds)
+    assert (status, [error["field"] for error in answer["errors"]]) == (400, [field])
+    widest = {"lowest": 1 - 2**30, "highest": 2**30 - 1}
+    status, made = service.api.call("POST", f"{BASE}/boards", {"board": name} | widest)
+    assert (status, made["lowest"], made["highest"]) == (201, *widest.values())
+    status, answer = service.api.call("PATCH", f"{BASE}/boards/{name}", bounds)
+    assert (status, [error["field"] for error in answer["errors"]]) == (400, [field])
+    status, changed = service.api.call("PATCH", f"{BASE}/boards/{name}", {"lowest": None, "highest": 7})
+    assert (status, changed["lowest"], changed["highest"]) == (200, None, 7)

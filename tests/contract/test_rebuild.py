@@ -168,12 +168,11 @@ def test_one_lost_shard_comes_back_while_the_others_serve(open_one: OpenBoard, d
     mine = set(board.on_shard(shard, "ZRANGE", "@rows", 0, -1))
     board.destroy_shard(shard)
     if directory_lost:
-        slot = board.now().directory.slots[0]
-        buckets = [key for its, key in map(board.now().directory.key_of, range(64)) if its == slot]
-        board.leaderboard.functions.on_keys([Call(slot, ("UNLINK", *buckets))], soon())
+        board.destroy_partition(shard)
     other = next(player for player, _ in before if player.encode() not in mine)
-    if not directory_lost:
-        assert board.win(other, 0, "the others serve") == Status.APPLIED
+    assert board.win(other, 0, "the others serve") == Status.APPLIED
+    planned = rebuild(board).plan_shard(shard)
+    assert (planned.players, planned.shard) == (len(mine), shard)
     done = rebuild(board).shard(shard, quiet)
     assert done.players == len(mine)
     assert board.ranking() == before
@@ -183,8 +182,11 @@ def test_one_lost_shard_comes_back_while_the_others_serve(open_one: OpenBoard, d
     assert board.ranking() == before, "retries are recognised in every shard"
     with pytest.raises(RebuildRefused, match="is there"):
         rebuild(board).shard(shard, quiet)
-    with pytest.raises(RebuildRefused, match="no shard"):
-        rebuild(board).shard(99, quiet)
+    for attempt in (lambda: rebuild(board).shard(99, quiet), lambda: rebuild(board).plan_shard(99)):
+        with pytest.raises(RebuildRefused, match="no shard 99"):
+            attempt()
+    with pytest.raises(RebuildRefused, match="is there"):
+        rebuild(board).plan_shard(shard)
 
 
 def test_rows_cannot_be_loaded_into_a_shard_that_plays(open_one: OpenBoard) -> None:

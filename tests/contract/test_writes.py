@@ -10,9 +10,12 @@ from cli.servers import ServerSet
 from runtime.deadlines import Deadline
 from sharding.boards import Operator
 from sharding.cluster.client import Call
+from sharding.errors import Outcome, TooManySubmissions
 from sharding.handoff import queue
+from sharding.handoff.states import MOST_RECENT
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.players import PlayerId, member_of
+from sharding.scores import POINTS_LIMIT
 from sharding.shard_map import ShardMap
 from sharding.submissions import Status
 
@@ -139,3 +142,32 @@ def test_batches_at_once_count_each_submission_once_and_keep_everybodys_order(
         list(range(1, each + 1)) * len(players)
     ), "every submission has been told the points it led to, and no two the same"
     assert leaderboard.stats(shard_map.name, Deadline.after(10)).points_sum == batches * size
+
+
+def test_more_submissions_than_a_window_holds_are_refused_until_it_is_over(
+    leaderboard: Leaderboard, open_board: Callable[..., ShardMap]
+) -> None:
+    """Definitely, and for as long as they may not be taken; a retry of one that counted is still recognised."""
+    shard_map = open_board([10_000], retry_window_ms=86_400_000)
+    wins = [Submission(PlayerId("ann"), 1, f"m{number}") for number in range(MOST_RECENT + 3)]
+    results = leaderboard.submit(shard_map.name, wins, Deadline.after(20), rank=RankMode.NONE)
+    assert {one.status for one in results[:MOST_RECENT]} == {Status.APPLIED}
+    for one in results[MOST_RECENT:]:
+        assert isinstance(one.error, TooManySubmissions)
+        assert (one.status, one.error.outcome) == (Status.REFUSED, Outcome.NOT_APPLIED)
+        assert 0 < one.error.retry_after_s <= 86_400
+    assert submit(leaderboard, shard_map, "ann", 1, "m0").status is Status.DUPLICATE
+    assert submit(leaderboard, shard_map, "bob", 1, "m0").status is Status.APPLIED
+
+
+@pytest.mark.parametrize("value", [POINTS_LIMIT, -POINTS_LIMIT])
+def test_the_limit_of_points_is_told_as_it_is(
+    leaderboard: Leaderboard, open_board: Callable[..., ShardMap], value: int
+) -> None:
+    """The numbers in the refusal are points that a player can have."""
+    shard_map = open_board([10])
+    refused = submit(leaderboard, shard_map, "ann", value, "m1").error
+    assert refused is not None
+    assert refused.detail == "the player's points would leave -1,073,741,823 to 1,073,741,823"
+    most = value - (1 if value > 0 else -1)
+    assert submit(leaderboard, shard_map, "ann", most, "m2").points == most

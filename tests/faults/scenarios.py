@@ -50,6 +50,8 @@ WORKERS_DIE = [ANYWHERE, f"drain.stored={_KILL}"]
 LOAD_S = 6.0
 PAUSE_S = 10.0
 _RESUMED_S = 30.0
+#: Writes go on this soon after any harm, and stragglers are home this soon after the traffic has ended.
+PROMISED_S = 5.0
 _LAG_S = 1.2
 _COUNTED = frozenset({Answer.ACKNOWLEDGED, Answer.DUPLICATE})
 
@@ -82,6 +84,11 @@ class Report:
         repaired = self.scrubbed.total + self.scrubbed.missing + self.scrubbed.passed_over
         return self.books.clean and not self.where.found and self.audit_agrees and repaired == 0
 
+    @property
+    def prompt(self) -> bool:
+        """Whether writes went on, and stragglers were home, as soon as is promised."""
+        return max([self.home_after_s, *self.resumed_after_s]) <= PROMISED_S
+
     def told(self) -> dict[str, Any]:
         """The figures, for a person or a machine."""
         assert self.books is not None
@@ -89,6 +96,7 @@ class Report:
         return {
             "scenario": self.scenario,
             "clean": self.clean,
+            "prompt": self.prompt,
             "harm": self.harm,
             "seconds": round(self.seconds, 1),
             "submissions": self.books.sent,

@@ -40,7 +40,21 @@ def test_killed_at_every_step_of_a_move(rig: Rig) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_under_load(rig: Rig, scenario: Callable[[Rig, int, float], Report], load_s: float) -> None:
-    """Servers fail and come back, and writes go on within five seconds."""
+    """Servers fail and come back, and writes go on within ten seconds.
+
+    Five are promised, on a machine that does nothing else; that is for `make faults` to show, which fails past them. A
+    machine that runs other tests meanwhile gets as much again.
+    """
     report = scenario(rig, 1, load_s)
     check(report)
-    assert max(report.resumed_after_s) < 10, "five seconds, and as much again for a machine that does other things too"
+    assert max(report.resumed_after_s) < 2 * scenarios.PROMISED_S
+
+
+@pytest.mark.parametrize(
+    ("home_after_s", "resumed_after_s", "prompt"),
+    [(0.0, [], True), (5.0, [5.0, 0.1], True), (5.1, [], False), (0.0, [0.1, 5.1], False)],
+)
+def test_a_run_that_was_too_slow_is_told_to_be(home_after_s: float, resumed_after_s: list[float], prompt: bool) -> None:
+    """By this the command fails, however clean the books are."""
+    report = Report(scenario="any", home_after_s=home_after_s, resumed_after_s=resumed_after_s)
+    assert report.prompt is prompt

@@ -15,10 +15,12 @@ from sharding.errors import (
     LeaderboardError,
     MatchConflict,
     NotDurable,
+    NotEverywhereYet,
     Outcome,
     PeriodClosed,
     ShardOutcomeUnknown,
     ShardUnavailable,
+    TooManySubmissions,
     Unavailable,
     UnknownBoard,
     UnknownPlayer,
@@ -43,6 +45,8 @@ from sharding.errors import (
         (RecordsUnavailable("x"), 503, "not_applied"),
         (NotDurable("x"), 503, "unknown"),
         (ShardOutcomeUnknown("x"), 503, "unknown"),
+        (NotEverywhereYet("x"), 503, "unknown"),
+        (TooManySubmissions(), 429, "not_applied"),
     ],
 )
 def test_status_and_outcome(error: Exception, status: int, outcome: str) -> None:
@@ -64,8 +68,16 @@ def test_every_error_below_has_a_status() -> None:
 def test_a_retry_is_invited_exactly_where_it_can_help() -> None:
     for kind, status in STATUSES.items():
         _, headers = problem_of(kind(), "r1")
-        assert ("Retry-After" in headers) == (status == 503), kind
+        assert ("Retry-After" in headers) == (status in {429, 503}), kind
     assert problem_of(AuditBacklog(), "r1")[1]["Retry-After"] == str(AuditBacklog.retry_after_s)
+
+
+@pytest.mark.parametrize(("now_s", "wait_s"), [(7200.0, 3600), (7200.5, 3600), (10_799.2, 1), (10_700.0, 100)])
+def test_who_has_too_many_submissions_is_told_when_the_next_window_begins(now_s: float, wait_s: int) -> None:
+    error = TooManySubmissions.until_next(now_s, 3600.0)
+    problem, headers = problem_of(error, "r1")
+    assert (problem.status, problem.outcome, headers["Retry-After"]) == (429, "not_applied", str(wait_s))
+    assert [told.field for told in problem.errors] == ["user_id"]
 
 
 def test_the_field_is_named() -> None:

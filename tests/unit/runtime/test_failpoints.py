@@ -1,8 +1,10 @@
 """Failpoints: off unless armed, and armed by name only."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +59,15 @@ def test_kill_is_sigkill_to_this_process() -> None:
             os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def test_every_point_of_the_code_has_a_name_that_settings_know() -> None:
+    """And no name is known that the code never reaches: a fault test armed with it would prove nothing."""
+    root = Path(failpoints.__file__).parent.parent
+    packages = ("api", "cli", "records", "runtime", "sharding", "workers")
+    sources = [path.read_text() for package in packages for path in (root / package).rglob("*.py")]
+    reached = {name for source in sources for name in re.findall(r'failpoints\.reach\("([^"]+)"\)', source)}
+    assert reached == set(failpoints.NAMES)
 
 
 @pytest.mark.parametrize("text", ["a", "a=", "=kill", "a=stop", "a=kill@often", "a=kill b=kill"])

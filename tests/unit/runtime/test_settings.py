@@ -165,3 +165,29 @@ def test_a_child_process_gets_the_same_settings(chosen: Settings) -> None:
     assert load(environment) == chosen
     assert load({"PATH": "/bin", **environment}) == chosen
     assert all(name.startswith(PREFIX) and isinstance(value, str) for name, value in environment.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FAILPOINTS", "zzz=kill", "there is no point 'zzz'; the points are write.claimed, handoff.begun"),
+        ("FAILPOINTS", "handoff.begun", "a failpoint is written name=kill"),
+        ("NODE_TIMEOUT_MS", "99999999", "within 60 s at the most"),
+        ("CURSOR_SECRET", "k", "16 characters at least"),
+    ],
+)
+def test_what_could_not_serve_stops_a_process_at_its_start(name: str, value: str, words: str) -> None:
+    """In one sentence that names the variable."""
+    with pytest.raises(SettingsError, match=f"{PREFIX}{name}: .*{words}"):
+        load({PREFIX + name: value})
+
+
+def test_known_failpoints_and_long_secrets_are_taken() -> None:
+    taken = load(
+        {
+            f"{PREFIX}FAILPOINTS": "handoff.begun=kill@0.5, drain.stored=raise",
+            f"{PREFIX}NODE_TIMEOUT_MS": "60000",
+            f"{PREFIX}CURSOR_SECRET": "x" * 16,
+        }
+    )
+    assert taken.cursor_secret == "x" * 16

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from sharding import functions
 from sharding.cluster.client import Answer, Refused
-from sharding.errors import AuditBacklog, BoardFrozen, LeaderboardError, Outcome, ShardOutcomeUnknown, ShardUnavailable
+from sharding.errors import (
+    AuditBacklog,
+    BoardFrozen,
+    DirectoryLost,
+    LeaderboardError,
+    Outcome,
+    ShardLost,
+    ShardOutcomeUnknown,
+    ShardUnavailable,
+)
 from sharding.functions import (
     LIBRARY_NAME,
     SLICE,
@@ -160,7 +169,8 @@ def test_a_reply_of_another_form_is_not_half_read(read, reply) -> None:
     [
         ("RBSTATE", "rebuilding", BoardFrozen),
         ("RBBACKLOG", "the outbox is full", AuditBacklog),
-        ("RBNOHEAD", "it was never opened, or is gone", ShardUnavailable),
+        ("RBNOHEAD", "it was never opened, or is gone", ShardLost),
+        ("RBNODIR", "this partition was never opened, or is gone", DirectoryLost),
         ("RBWINDOW", "1760000000000", ShardUnavailable),
         ("RBFORM", "five arguments a submission", ShardUnavailable),
         ("BUSY", "Redis is busy running a script", ShardUnavailable),

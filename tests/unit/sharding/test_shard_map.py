@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cli.errors import StackError
+from cli.operate import _packed_cuts
 from sharding.boards import Board, Operator
+from sharding.errors import InvalidValue, OutOfBounds
 from sharding.keys import shard_keys
 from sharding.periods import PeriodKind, period_at
 from sharding.players import Member, member_hash, member_of, parse_player_id
 from sharding.scores import HIGHEST, LOWEST, POINTS_LIMIT, Order, PackedScore, pack
-from sharding.shard_map import Bounds, Range, ShardMap, cut_after, expected_cuts, ranges_cut_at
+from sharding.shard_map import Bounds, Range, ShardMap, check_cuts, cut_after, expected_cuts, ranges_cut_at
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -304,3 +307,19 @@ def test_expected_cuts_share_out_log_normal_players(order: Order) -> None:
 def test_more_shards_than_points_leave_fewer_cuts() -> None:
     assert len(expected_cuts(1_000, 3, 0.5, Order.DESC)) < 30
     assert expected_cuts(1, 60, 1.1, Order.DESC) == []
+
+
+@pytest.mark.parametrize("cuts", [[10, 5], [10, 10]], ids=str)
+def test_cuts_that_do_not_increase_are_refused(cuts: list[int]) -> None:
+    """By the command and over HTTP alike, in the same words."""
+    with pytest.raises(InvalidValue, match=f"cuts increase, and {cuts[1]} stands behind 10"):
+        check_cuts(cuts)
+    with pytest.raises(StackError, match=f"--cuts: cuts increase, and {cuts[1]} stands behind 10"):
+        _packed_cuts(",".join(map(str, cuts)), Order.DESC)
+
+
+def test_cuts_past_all_points_are_refused() -> None:
+    check_cuts([1 - POINTS_LIMIT, 0, POINTS_LIMIT - 1])
+    for cuts in ([-POINTS_LIMIT], [POINTS_LIMIT]):
+        with pytest.raises(OutOfBounds, match="-1,073,741,823 to 1,073,741,823"):
+            check_cuts(cuts)
