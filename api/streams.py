@@ -125,7 +125,7 @@ class StreamAnswers:
     def _encoded(self, seen: Seen, limit: int) -> bytes:
         """The event that tells of a top: what `GET /scores?limit=…` would have answered then."""
         query = schemas.PageQuery(board=seen.asked.board.name, limit=limit)
-        told = self._rankings.encoded_top(seen.asked, seen.page, query, Deadline.after(_LOOK_S))
+        told = self._rankings.encoded_top(seen.asked, seen.page, query)
         return b"event: top\nid: %d\ndata: %s\n\n" % (seen.page.as_of_ms, bytes(told))
 
 
