@@ -323,7 +323,7 @@ class Leaderboard:
     @staticmethod
     def beginning(page: Page, count: int) -> Page:
         """The first `count` rows of a page."""
-        return replace(page, rows=page.rows[:count], placed=page.placed[:count])
+        return replace(page, rows=page.rows[:count], placed=page.placed[:count], styled=page.styled[:count])
 
     def page_after(
         self,

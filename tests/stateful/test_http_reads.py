@@ -533,7 +533,7 @@ def test_what_makes_no_sense_is_refused(service: Service, path: str, expected: i
     [
         ({"user_ids": []}, "user_ids"),
         ({"user_ids": ["ann"] * 501}, "user_ids"),
-        ({"user_ids": ["no body"]}, "user_id"),
+        ({"user_ids": ["ann", "no body"]}, "user_ids[1]"),
         ({"user_ids": [7]}, "user_ids[0]"),
         ({"users": ["ann"]}, "user_ids"),
         ({}, "user_ids"),
