@@ -195,14 +195,11 @@ class Leaderboard:
 
     def remove(self, name: BoardPeriod, removal: Submission, deadline: Deadline) -> Removal:
         """Take a player off a board, at once; the same removal again changes nothing. NotOnBoard if there is no row."""
-        removed = self._aside.remove(self.maps.current(name, deadline), removal, deadline)
-        self._tops.forget(name)
-        return removed
+        return self._aside.remove(self.maps.current(name, deadline), removal, deadline)
 
     def hide(self, name: BoardPeriod, wanted: Mapping[PlayerId, bool], deadline: Deadline) -> None:
         """Keep players out of every read of a board, or show them again; raises what keeps one of them from it."""
         failed = self._aside.hide(self.maps.current(name, deadline), wanted, deadline)
-        self._tops.forget(name)
         for error in failed.values():
             raise error
 
@@ -235,6 +232,13 @@ class Leaderboard:
                 failed = error
         if failed is not None:
             raise failed
+
+    def outlive_tops(self) -> None:
+        """Return when whoever is hidden or off the board by now is in no recent top, of any process, that is asked for.
+
+        It takes as long as a top is kept: for those who promise it to somebody.
+        """
+        self._tops.outlive()
 
     def _coalescer(self, name: BoardPeriod) -> Coalescer:
         coalescer = self._coalescers.get(name)
