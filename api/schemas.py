@@ -207,7 +207,7 @@ class Lookup(_Form, frozen=True, kw_only=True):
 
 RankIs = Annotated[
     Literal["exact", "recent", "partial"],
-    Meta(description="recent: but for players changing shards just then; partial: missing shards are not counted"),
+    Meta(description="recent: but for players changing just then; partial: missing shards are not counted"),
 ]
 
 
