@@ -296,8 +296,7 @@ def test_after_many_submissions_all_reads_agree(
 
 
 def test_reads_while_the_board_is_written(leaderboard: Leaderboard, open_board: OpenBoard) -> None:
-    """Shards are seen at moments of their own, but no page shows worse before better, nobody who stands still is missing,
-    and a settled one has everybody once."""
+    """No page shows worse before better, nor lacks who stands still, and a settled one has everybody once."""
     shard_map = open_board([50, 100])
     players = [PlayerId(f"p{number}") for number in range(40)]
     still = {PlayerId("first"): 10**6, PlayerId("second"): 10**6 - 1, PlayerId("last"): 0}
