@@ -449,7 +449,7 @@ class Reader:
                     known[member] = uncounted[member] = Placed(found.packed, member)
             if not uncounted:
                 ahead = {member: row.ahead for member, row in seen.items() if row.ahead is not None}
-                return _standings(view, members, known, ahead, failed)
+                return _standings(view, players, known, ahead, failed)
             counted.update(uncounted)
         places = sorted(known.values())
         view = replace(self._view(shard_map, deadline, _counts(places), partial=partial), settled=False)
@@ -457,7 +457,7 @@ class Reader:
         for placed, count in zip(places, view.counted(places), strict=True):
             ahead[placed.member] = max(count, least)  # a row that has gone elsewhere leaves its rank to nobody
             least = ahead[placed.member] + 1
-        return _standings(view, members, known, ahead, failed)
+        return _standings(view, players, known, ahead, failed)
 
     def _seen(
         self,
@@ -970,7 +970,7 @@ def _points_places(points: Sequence[int], shard_map: ShardMap) -> list[Placed]:
 
 def _standings(
     view: _View,
-    members: Mapping[Member, PlayerId],
+    players: Sequence[PlayerId],
     known: Mapping[Member, Placed],
     ahead: Mapping[Member, int],
     failed: Mapping[Member, LeaderboardError],
@@ -979,7 +979,8 @@ def _standings(
     told: list[Standing | LeaderboardError] = []
     total = max([view.total, *(count + 1 for count in ahead.values())])
     order = view.shard_map.board.order
-    for member, player in members.items():
+    for player in players:
+        member = member_of(player)
         if member in failed:
             told.append(failed[member])
         elif member in ahead:

@@ -151,6 +151,13 @@ def test_the_ranks_of_players_looked_up_together_are_one_ranking(busy: Busy, mon
         assert not looked_up.settled or looked_up.total == 50
 
 
+def test_who_is_asked_for_twice_is_told_twice(busy: Busy) -> None:
+    """Questions of many requests are gathered into one, and some are about the same player."""
+    low, high, nobody = PlayerId("low-3"), PlayerId("high-3"), PlayerId("nobody")
+    told = busy.leaderboard.standings(busy.shard_map.name, [low, high, nobody, low, nobody], soon()).told
+    assert [one.row.player if isinstance(one, Standing) else None for one in told] == [low, high, None, low, None]
+
+
 def test_a_lookup_of_nobody_tells_how_many_there_are(busy: Busy) -> None:
     looked_up = busy.leaderboard.standings(busy.shard_map.name, [PlayerId("nobody")], soon())
     assert (looked_up.total, looked_up.settled) == (50, True)
