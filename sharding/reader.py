@@ -2,7 +2,8 @@
 
 `rank = 1 + sum over shards of the rows ahead`: exact wherever rows happen to be. Every read *looks* at all shards in
 one parallel round trip, which brings their shapes (how many rows, how they lie to the range, the version of the map,
-who is leaving) and whatever else the read needs to know of them. The shapes decide how to count:
+who is leaving) and whatever else the read needs to know of them, all of a shard in one call and so at one moment. The
+shapes decide how to count:
 
 - **In order** every shard serves the range that this map says, and all rows lie in it but a few, which the shapes
   tell. Better ranges count whole, worse ones nothing; the first look brings a player's rank. Pages are places of
@@ -32,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 from typing import Any, NamedTuple, TypeVar
 
 from runtime.deadlines import Deadline
@@ -202,8 +203,10 @@ class _Plan:
 
 #: Per shard: version of the map, steps of moves, players leaving. Equal ones in two looks: nobody moved between them.
 _Marks = dict[int, tuple[int, int, int]]
+#: What a shard is asked besides its shape: the name of the question, as rb1_look has it, and its arguments.
+_Question = tuple[Any, ...]
 #: What a read asks shards besides their shapes, by the map that is current.
-_Asks = Callable[[ShardMap], Sequence[tuple[int, Call]]]
+_Asks = Callable[[ShardMap], Sequence[tuple[int, _Question]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,7 +484,7 @@ class Reader:
             shard_map,
             deadline,
             lambda current: [
-                *((shard, _places_call(current, shard, group)) for shard, group in slices),
+                *((shard, _places(current, shard, group)) for shard, group in slices),
                 *_counts(places)(current),
             ],
             partial=partial,
@@ -526,7 +529,7 @@ class Reader:
 
     def ahead(self, shard_map: ShardMap, placed: Placed, deadline: Deadline, shards: Sequence[int]) -> int:
         """How many rows of these shards rank before a place in the ranking."""
-        replies = self._replies([_ahead_call(shard_map, shard, [placed]) for shard in shards], deadline)
+        replies = self._replies([_call(shard_map, shard, _ahead([placed])) for shard in shards], deadline)
         return sum(reply[0] for reply in replies)
 
     def surrounding(
@@ -608,17 +611,16 @@ class Reader:
     ) -> Page | None:
         """Places are taken from the ranges in turn, and whoever is apart put among them. None if too much changed."""
         ranges, order = view.shard_map.ranges, view.shard_map.board.order
-        calls: list[tuple[int, Call]] = []
+        questions: list[tuple[int, _Question]] = []
         for span in wanted:
-            for shard in ranges[span.range_at].shards:
-                keys, low = view.shard_map.keys(shard), ranges[span.range_at].low
-                args = (low, span.skipped, span.taken + _SLACK)
-                calls.append((shard, Call(keys.slot, ("FCALL_RO", "rb1_within", 1, keys.rows, *args))))
+            part = ranges[span.range_at]
+            question = ("within", part.low, span.skipped, span.taken + _SLACK)
+            questions += [(shard, question) for shard in part.shards]
         places = [*cut.places, *_points_places(guesses, view.shard_map)]
-        after = self._view(view.shard_map, deadline, lambda current: [*calls, *_counts(places)(current)])
+        after = self._view(view.shard_map, deadline, lambda current: [*questions, *_counts(places)(current)])
         if not after.in_order or after.shard_map is not view.shard_map:
             return None
-        brought, counted = after.parted(len(calls))
+        brought, counted = after.parted(len(questions))
         rows = _rows_within(brought, wanted)
         if rows is None:
             return None
@@ -827,7 +829,7 @@ class Reader:
         self,
         shard_map: ShardMap,
         deadline: Deadline,
-        asked: Sequence[tuple[int, Call]],
+        asked: Sequence[tuple[int, _Question]],
         leaving_then: Mapping[Member, Leaving],
         partial: bool,
     ) -> _View:
@@ -837,13 +839,11 @@ class Reader:
         groups: dict[int, list[Member]] = defaultdict(list)
         for member, mover in leaving_then.items():
             groups[mover.about.target].append(member)
-        targets = [(shard, _places_call(shard_map, shard, group)) for shard, group in groups.items()]
-        calls = [*plan.shapes, *(call for _, call in asked), *(call for _, call in targets)]
-        answers = iter(self._functions.on_keys(calls, deadline))
+        targets = [(shard, _places(shard_map, shard, group)) for shard, group in groups.items()]
+        told = self._ask(shard_map, plan, [*asked, *targets], deadline)
         shapes: dict[int, Shape] = {}
         missing = []
-        for shard in plan.shards:
-            answer = next(answers)
+        for shard, answer in zip(plan.shards, told, strict=False):
             if answer.error is None:
                 shapes[shard] = Shape.of_reply(answer.reply)
             elif partial:
@@ -852,9 +852,10 @@ class Reader:
                 raise _unread(answer.error)
         if not shapes:
             raise ShardUnavailable("no shard of this board answers")
-        beside = [(shard, next(answers)) for shard, _ in asked]
+        answers = told[len(plan.shards) :]
+        beside = [(shard, answer) for (shard, _), answer in zip(asked, answers, strict=False)]
         afloat = []
-        for group, answer in zip(groups.values(), answers, strict=True):
+        for group, answer in zip(groups.values(), answers[len(asked) :], strict=True):
             if answer.error is None:
                 for member, place in zip(group, answer.reply[2::2], strict=True):
                     about = leaving_then[member].about
@@ -869,6 +870,37 @@ class Reader:
             self._last.clear()
         self._last[shard_map.name] = replace(view, beside=())
         return view
+
+    def _ask(
+        self, shard_map: ShardMap, plan: _Plan, asked: Sequence[tuple[int, _Question]], deadline: Deadline
+    ) -> list[Answer]:
+        """The shapes of all shards, and what was asked besides, of each shard in one call.
+
+        Only a shard that is not on the map any more, and so in no shape, is asked by itself.
+        """
+        questions: dict[int, list[_Question]] = {shard: [] for shard in plan.shards}
+        others: list[Call] = []
+        for shard, question in asked:
+            if shard in questions:
+                questions[shard].append(question)
+            else:
+                others.append(_call(shard_map, shard, question))
+        calls = [
+            _look_call(shard_map, shard, questions[shard]) if questions[shard] else shape
+            for shard, shape in zip(plan.shards, plan.shapes, strict=True)
+        ]
+        answers = self._functions.on_keys([*calls, *others], deadline)
+        alone = iter(answers[len(calls) :])
+        shapes, beside = [], dict[int, Iterator[Answer]]()
+        for (shard, its), answer in zip(questions.items(), answers, strict=False):
+            if answer.error is not None or not its:
+                shapes.append(answer)
+                beside[shard] = repeat(answer)
+            else:
+                shape, *told = answer.reply
+                shapes.append(Answer(shape))
+                beside[shard] = map(Answer, told)
+        return [*shapes, *(next(beside.get(shard, alone)) for shard, _ in asked)]
 
     def _leaving(self, view: _View, deadline: Deadline) -> dict[Member, Leaving]:
         """Who is on the way out of the shards of this view."""
@@ -994,9 +1026,9 @@ def _standings(
 def _counts(places: Sequence[Placed]) -> _Asks:
     """Asks every shard how many of its rows rank before each of some places."""
 
-    def asks(shard_map: ShardMap) -> list[tuple[int, Call]]:
+    def asks(shard_map: ShardMap) -> list[tuple[int, _Question]]:
         return [
-            (shard, _ahead_call(shard_map, shard, places[start : start + SLICE]))
+            (shard, _ahead(places[start : start + SLICE]))
             for shard in shard_map.shards()
             for start in range(0, len(places), SLICE)
         ]
@@ -1007,8 +1039,8 @@ def _counts(places: Sequence[Placed]) -> _Asks:
 def _rows_from(place: Placed, most: int) -> _Asks:
     """Asks all shards for their rows from a place on, and how many are before it."""
 
-    def asks(shard_map: ShardMap) -> list[tuple[int, Call]]:
-        return [(shard, _after_call(shard_map, shard, place, most, "-inf")) for shard in shard_map.shards()]
+    def asks(shard_map: ShardMap) -> list[tuple[int, _Question]]:
+        return [(shard, _after(place, most, "-inf")) for shard in shard_map.shards()]
 
     return asks
 
@@ -1016,11 +1048,11 @@ def _rows_from(place: Placed, most: int) -> _Asks:
 def _rows_within_from(place: Placed, most: int, index: int, stop: int) -> _Asks:
     """Asks some ranges for those of their own rows that stand behind a place in the first of them, and likewise."""
 
-    def asks(shard_map: ShardMap) -> list[tuple[int, Call]]:
+    def asks(shard_map: ShardMap) -> list[tuple[int, _Question]]:
         found = []
         for part in shard_map.ranges[index:stop]:
             begin = max(place, Placed(part.low, Member(b"")))
-            found += [(shard, _after_call(shard_map, shard, begin, most, part.low)) for shard in part.shards]
+            found += [(shard, _after(begin, most, part.low)) for shard in part.shards]
         return found
 
     return asks
@@ -1062,20 +1094,28 @@ def _before(rows: list[Placed], high: PackedScore) -> list[Placed]:
     return rows[: bisect_left(rows, Placed(high, Member(b"")))]
 
 
-def _places_call(shard_map: ShardMap, shard: int, members: Sequence[Member]) -> Call:
-    keys, low = shard_map.keys(shard), shard_map.bounds(shard).low
-    return Call(keys.slot, ("FCALL_RO", "rb1_places", 1, keys.rows, low, *members))
+def _places(shard_map: ShardMap, shard: int, members: Sequence[Member]) -> _Question:
+    return ("places", shard_map.bounds(shard).low, *members)
 
 
-def _after_call(shard_map: ShardMap, shard: int, place: Placed, most: int, low: PackedScore | str) -> Call:
+def _after(place: Placed, most: int, low: PackedScore | str) -> _Question:
+    return ("after", *place, most, low)
+
+
+def _ahead(places: Sequence[Placed]) -> _Question:
+    return ("ahead", *(part for placed in places for part in placed))
+
+
+def _call(shard_map: ShardMap, shard: int, question: _Question) -> Call:
+    """A question by itself."""
+    keys, (name, *args) = shard_map.keys(shard), question
+    return Call(keys.slot, ("FCALL_RO", f"rb1_{name}", 1, keys.rows, *args))
+
+
+def _look_call(shard_map: ShardMap, shard: int, questions: Sequence[_Question]) -> Call:
     keys = shard_map.keys(shard)
-    return Call(keys.slot, ("FCALL_RO", "rb1_after", 1, keys.rows, *place, most, low))
-
-
-def _ahead_call(shard_map: ShardMap, shard: int, places: Sequence[Placed]) -> Call:
-    keys = shard_map.keys(shard)
-    flat = [part for placed in places for part in placed]
-    return Call(keys.slot, ("FCALL_RO", "rb1_ahead", 1, keys.rows, *flat))
+    flat = [part for name, *args in questions for part in (name, len(args), *args)]
+    return Call(keys.slot, ("FCALL_RO", "rb1_look", 3, keys.rows, keys.head, keys.leaving, *flat))
 
 
 def _behind_points(points: int, order: Order) -> PackedScore:

@@ -4,7 +4,7 @@ A change right before every round trip is what a busy board does now and then. S
 every step that it takes, and still tells no row beside its rank, bound or neighbour.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
 from sharding.boards import Operator
+from sharding.cluster.client import Call
 from sharding.leaderboard import Leaderboard, Page, RankMode, RankStyle, Standing, Submission
 from sharding.players import PlayerId
 from sharding.shard_map import ShardMap
@@ -149,6 +150,24 @@ def test_the_ranks_of_players_looked_up_together_are_one_ranking(busy: Busy, mon
         told = {(standing.total, standing.as_of_ms, standing.settled) for standing in found}
         assert told == {(looked_up.total, looked_up.as_of_ms, looked_up.settled)}
         assert not looked_up.settled or looked_up.total == 50
+
+
+def test_a_look_is_one_call_to_each_shard(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a shard's shape, its counts and its rows are of one moment, whatever is written beside the read."""
+    ask, looks = busy.leaderboard.functions.on_keys, list[list[str]]()
+
+    def on_keys(calls: Sequence[Call], *given: Any, **options: Any) -> Any:
+        looks.append([call.args[3] for call in calls if call.args[0] == "FCALL_RO"])
+        return ask(calls, *given, **options)
+
+    monkeypatch.setattr(busy.leaderboard.functions, "on_keys", on_keys)
+    name, reads = busy.shard_map.name, busy.leaderboard
+    reads.standings(name, [PlayerId(f"even-{number}") for number in range(30)], soon())
+    reads.top(name, 15, 20, soon(), style=RankStyle.COMPETITION)
+    reads.surrounding(name, PlayerId("low-3"), 4, soon())
+    reads.between(name, 50, 100, 3, 20, soon())
+    assert len(looks) > 4
+    assert all(len(set(rows)) == len(rows) for rows in looks)
 
 
 def test_who_is_asked_for_twice_is_told_twice(busy: Busy) -> None:
