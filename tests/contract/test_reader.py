@@ -283,6 +283,7 @@ def test_after_many_submissions_all_reads_agree(
         chance.shuffle(batch)
         results = leaderboard.submit(shard_map.name, batch, soon(), rank=RankMode.NONE)
         assert {result.status for result in results} == {"applied"}
+    leaderboard.strays.bring_home(soon())
     board = Filled(leaderboard, shard_map)
     board.placed = sorted(row for shard in shard_map.shards() for row in rows_of(leaderboard, shard_map, shard))
     assert {row.player for row in board.rows} == set(players)
@@ -331,6 +332,7 @@ def test_reads_while_the_board_is_written(leaderboard: Leaderboard, open_board: 
             assert (len(points), points) == (7, sorted(points, reverse=True))
         for writer in writers:
             writer.result()
+    leaderboard.strays.bring_home(soon())
     board = Filled(leaderboard, shard_map)
     board.placed = sorted(row for shard in shard_map.shards() for row in rows_of(leaderboard, shard_map, shard))
     assert leaderboard.top(shard_map.name, 0, 100, soon()).rows == board.rows
