@@ -544,15 +544,23 @@ class Reader:
     ) -> Page:
         """The player and those around, always a full window where the board has enough players."""
         length = 2 * each_side + 1
-        for _ in range(_MOST_ATTEMPTS):
+
+        def window(total: int, ahead: Sequence[int]) -> tuple[int, int]:
+            return max(0, min(ahead[0] - each_side, total - length)), length
+
+        for attempt in range(_MOST_ATTEMPTS):
             standing = self.standing(shard_map, player, deadline, partial=partial)
             assert standing.placed is not None
-
-            def around(total: int, counts: Sequence[int]) -> tuple[int, int]:
-                return max(0, min(counts[0] - each_side, total - length)), length
-
-            page = self._cut(shard_map, _Cut(length, [standing.placed], around, style), deadline, partial)
-            if any(row.player == player for row in page.rows):
+            if attempt == 0:  # hardly ever has anything changed since
+                cut = _Cut.at(*window(standing.total, [standing.row.rank - 1]), style)
+            else:
+                cut = _Cut(length, [standing.placed], window, style)
+            page = self._cut(shard_map, cut, deadline, partial)
+            rank = next((row.rank for row in page.rows if row.player == player), None)
+            if rank is None:
+                continue
+            offset, _ = window(page.total, [rank - 1])
+            if page.rows[0].rank == offset + 1 or attempt == _MOST_ATTEMPTS - 1:
                 return page
         # The ranking moved under every attempt: that is a shard's trouble, not an answer.
         raise ShardUnavailable("the ranking changes too fast around this player; try again")
