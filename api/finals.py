@@ -14,7 +14,7 @@ players who have these points.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TypeVar
@@ -32,7 +32,7 @@ from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from sharding.cursors import Cursors
 from sharding.errors import LeaderboardError, NotOnBoard, OutOfBounds, UnknownBoard
-from sharding.leaderboard import TOP_LENGTH, Leaderboard, Page, RankStyle, Row, Standing, Stats
+from sharding.leaderboard import TOP_LENGTH, Leaderboard, Page, RankStyle, Row, Standing, Standings, Stats
 from sharding.merge import Placed
 from sharding.players import PlayerId, member_of, player_of
 from sharding.reader import MOST_DENSE
@@ -53,6 +53,11 @@ class FinalPage(Page):
 @dataclass(frozen=True, slots=True)
 class FinalStanding(Standing):
     """A rank that does not change any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalStandings(Standings):
+    """Ranks that do not change any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,32 +98,48 @@ class Rankings:
             lambda name: closed(engine, name), fresh_s=_FRESH_S, most=_MOST_REMEMBERED
         )
 
-    def top(self, name: BoardPeriod, offset: int, limit: int, deadline: Deadline, *, partial: bool = False) -> Page:
+    def top(
+        self,
+        name: BoardPeriod,
+        offset: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
+    ) -> Page:
         """The rows of ranks offset+1 .. offset+limit."""
         try:
-            return self._live.top(name, offset, limit, deadline, partial=partial)
+            return self._live.top(name, offset, limit, deadline, style=style, partial=partial)
         except UnknownBoard as gone:
-            return self._final(name, deadline, gone).page(offset, limit)
+            return self._final(name, deadline, gone).page(offset, limit, style)
 
     def recent_top(self, name: BoardPeriod, deadline: Deadline) -> Page:
         """The first TOP_LENGTH rows, as they were a moment ago."""
         try:
             return self._live.recent_top(name, deadline)
         except UnknownBoard as gone:
-            return self._final(name, deadline, gone).page(0, TOP_LENGTH)
+            return self._final(name, deadline, gone).page(0, TOP_LENGTH, RankStyle.ORDINAL)
 
     def beginning(self, page: Page, count: int) -> Page:
         """The first `count` rows of a page."""
         return self._live.beginning(page, count)
 
     def page_after(
-        self, name: BoardPeriod, cursor: str, limit: int, deadline: Deadline, *, partial: bool = False
+        self,
+        name: BoardPeriod,
+        cursor: str,
+        limit: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
     ) -> Page:
         """The rows behind those that a cursor was given out for. InvalidValue if it is not this board's."""
         try:
-            return self._live.page_after(name, cursor, limit, deadline, partial=partial)
+            return self._live.page_after(name, cursor, limit, deadline, style=style, partial=partial)
         except UnknownBoard as gone:
-            return self._final(name, deadline, gone).page_after(self._cursors.read(name, cursor), limit)
+            return self._final(name, deadline, gone).page_after(self._cursors.read(name, cursor), limit, style)
 
     def cursor(self, name: BoardPeriod, page: Page) -> str | None:
         """The cursor for what follows a page; None where nothing does."""
@@ -138,70 +159,75 @@ class Rankings:
         limit: int,
         deadline: Deadline,
         *,
+        style: RankStyle = RankStyle.ORDINAL,
         partial: bool = False,
     ) -> Page:
         """The players with lowest <= points <= highest, from the `offset`-th of them on, with their ranks."""
         try:
-            return self._live.between(name, lowest, highest, offset, limit, deadline, partial=partial)
+            return self._live.between(name, lowest, highest, offset, limit, deadline, style=style, partial=partial)
         except UnknownBoard as gone:
-            return self._final(name, deadline, gone).between(lowest, highest, offset, limit)
+            return self._final(name, deadline, gone).between(lowest, highest, offset, limit, style)
 
     def around_score(
-        self, name: BoardPeriod, points: int, limit: int, deadline: Deadline, *, partial: bool = False
+        self,
+        name: BoardPeriod,
+        points: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
     ) -> Page:
         """The players around some points, clamped at the ends of the board."""
         try:
-            return self._live.around_score(name, points, limit, deadline, partial=partial)
+            return self._live.around_score(name, points, limit, deadline, style=style, partial=partial)
         except UnknownBoard as gone:
-            return self._final(name, deadline, gone).around_score(points, limit)
+            return self._final(name, deadline, gone).around_score(points, limit, style)
 
-    def standing(self, name: BoardPeriod, player: PlayerId, deadline: Deadline, *, partial: bool = False) -> Standing:
+    def standing(
+        self,
+        name: BoardPeriod,
+        player: PlayerId,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
+    ) -> Standing:
         """The player's exact rank. NotOnBoard if there is none."""
         try:
-            return self._live.standing(name, player, deadline, partial=partial)
+            return self._live.standing(name, player, deadline, style=style, partial=partial)
         except UnknownBoard as gone:
-            (standing,) = self._final(name, deadline, gone).standings([player])
-            if isinstance(standing, LeaderboardError):
-                raise standing from None
-            return standing
+            return self._final(name, deadline, gone).standing(player, style)
 
     def standings(
-        self, name: BoardPeriod, players: Sequence[PlayerId], deadline: Deadline
-    ) -> list[Standing | LeaderboardError]:
+        self, name: BoardPeriod, players: Sequence[PlayerId], deadline: Deadline, *, partial: bool = False
+    ) -> Standings:
         """The exact rank of each of many players, in their order; NotOnBoard for those who have none."""
         try:
-            return self._live.standings(name, players, deadline)
+            return self._live.standings(name, players, deadline, partial=partial)
         except UnknownBoard as gone:
             return self._final(name, deadline, gone).standings(players)
 
     def surrounding(
-        self, name: BoardPeriod, player: PlayerId, each_side: int, deadline: Deadline, *, partial: bool = False
+        self,
+        name: BoardPeriod,
+        player: PlayerId,
+        each_side: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
     ) -> Page:
         """The player with `each_side` rows on both sides, clamped at the ends of the board."""
         try:
-            return self._live.surrounding(name, player, each_side, deadline, partial=partial)
+            return self._live.surrounding(name, player, each_side, deadline, style=style, partial=partial)
         except UnknownBoard as gone:
-            return self._final(name, deadline, gone).surrounding(player, each_side)
+            return self._final(name, deadline, gone).surrounding(player, each_side, style)
 
-    def restyled(
-        self,
-        name: BoardPeriod,
-        rows: Sequence[Row],
-        style: RankStyle,
-        deadline: Deadline,
-        *,
-        partial: bool = False,
-    ) -> list[int]:
-        """The ranks of consecutive rows in another style. OutOfBounds where that would cost too much."""
-        try:
-            return self._live.restyled(name, rows, style, deadline, partial=partial)
-        except UnknownBoard as gone:
-            return self._final(name, deadline, gone).restyled(rows, style)
-
-    def stats(self, name: BoardPeriod, deadline: Deadline) -> Stats:
+    def stats(self, name: BoardPeriod, deadline: Deadline, *, partial: bool = False) -> Stats:
         """The board at a glance."""
         try:
-            return self._live.stats(name, deadline)
+            return self._live.stats(name, deadline, partial=partial)
         except UnknownBoard as gone:
             return self._final(name, deadline, gone).stats()
 
@@ -225,40 +251,51 @@ class _Final:
         self._hidden = self._ask(snapshots.hidden)
         self._shown = Shown(known.players, [row.rank for row in self._hidden])
 
-    def page(self, offset: int, limit: int, matching: int | None = None) -> FinalPage:
+    def page(self, offset: int, limit: int, style: RankStyle, matching: int | None = None) -> FinalPage:
         """The rows of ranks offset+1 .. offset+limit."""
         rows = self._rows(offset, limit)
-        return FinalPage(rows, self._shown.total, self._as_of_ms, matching=matching)
+        styled = self._restyled(rows, style)
+        return FinalPage(rows, self._shown.total, self._as_of_ms, matching=matching, styled=styled)
 
-    def page_after(self, last: Placed, limit: int) -> FinalPage:
+    def page_after(self, last: Placed, limit: int, style: RankStyle) -> FinalPage:
         """The rows behind the one that a cursor names."""
         points = points_of(last.packed, self._order)
         row = self._ask(snapshots.standing, player_of(last.member))
         unmoved = row is not None and row.points == points
-        return self.page(self._shown.count(row.rank) if row is not None and unmoved else self._ahead(points), limit)
+        offset = self._shown.count(row.rank) if row is not None and unmoved else self._ahead(points)
+        return self.page(offset, limit, style)
 
-    def between(self, lowest: int | None, highest: int | None, offset: int, limit: int) -> FinalPage:
+    def between(self, lowest: int | None, highest: int | None, offset: int, limit: int, style: RankStyle) -> FinalPage:
         """The players with lowest <= points <= highest."""
         descending = self._order is Order.DESC
         best, worst = (highest, lowest) if descending else (lowest, highest)
         start = 0 if best is None else self._ahead(best)
         stop = self._shown.total if worst is None else self._ahead(worst - 1 if descending else worst + 1)
         matching = max(0, stop - start)
-        return self.page(start + offset, max(0, min(limit, matching - offset)), matching)
+        return self.page(start + offset, max(0, min(limit, matching - offset)), style, matching)
 
-    def around_score(self, points: int, limit: int) -> FinalPage:
+    def around_score(self, points: int, limit: int, style: RankStyle) -> FinalPage:
         """The players around some points."""
-        return self._window(self._ahead(points) - limit // 2, limit)
+        return self._window(self._ahead(points) - limit // 2, limit, style)
 
-    def surrounding(self, player: PlayerId, each_side: int) -> FinalPage:
+    def surrounding(self, player: PlayerId, each_side: int, style: RankStyle) -> FinalPage:
         """The player and those around."""
-        (standing,) = self.standings([player])
+        standing = self.standing(player, RankStyle.ORDINAL)
+        return self._window(standing.row.rank - 1 - each_side, 2 * each_side + 1, style)
+
+    def standing(self, player: PlayerId, style: RankStyle) -> FinalStanding:
+        """The player's rank. NotOnBoard if there is none."""
+        standing = self._standings([player])[0]
         if isinstance(standing, LeaderboardError):
             raise standing from None
-        return self._window(standing.row.rank - 1 - each_side, 2 * each_side + 1)
+        (rank,) = self._restyled([standing.row], style)
+        return replace(standing, styled=rank)
 
-    def standings(self, players: Sequence[PlayerId]) -> list[Standing | LeaderboardError]:
+    def standings(self, players: Sequence[PlayerId]) -> FinalStandings:
         """The rank of each of these players, or that there is none."""
+        return FinalStandings(list(self._standings(players)), self._shown.total, self._as_of_ms)
+
+    def _standings(self, players: Sequence[PlayerId]) -> list[FinalStanding | NotOnBoard]:
         found = self._ask(snapshots.find_many, players)
         for row in self._hidden:
             found.pop(row.user_id, None)
@@ -269,7 +306,7 @@ class _Final:
             for player in players
         ]
 
-    def restyled(self, rows: Sequence[Row], style: RankStyle) -> list[int]:
+    def _restyled(self, rows: Sequence[Row], style: RankStyle) -> list[int]:
         """The ranks of consecutive rows in another style."""
         if style is RankStyle.ORDINAL or not rows:
             return [row.rank for row in rows]
@@ -293,9 +330,9 @@ class _Final:
         points = known.points - sum(row.points for row in self._hidden)
         return FinalStats(self._shown.total, known.submissions, points, first[0] if first else None, known.shards)
 
-    def _window(self, offset: int, limit: int) -> FinalPage:
+    def _window(self, offset: int, limit: int, style: RankStyle) -> FinalPage:
         """So many rows from about there on, as many as there are."""
-        return self.page(max(0, min(offset, self._shown.total - limit)), limit)
+        return self.page(max(0, min(offset, self._shown.total - limit)), limit, style)
 
     def _ahead(self, points: int) -> int:
         """How many players have better points than these."""

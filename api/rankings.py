@@ -10,6 +10,7 @@ The top is what most requests ask for, so each process reads it only every so of
 once for each length asked for.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 from urllib.parse import urlencode
@@ -21,14 +22,14 @@ from api import schemas
 from api.auth import Scope
 from api.boards import Asked, BoardRules
 from api.endpoints import BASE, Endpoint
-from api.finals import FinalPage, FinalStanding, Rankings
+from api.finals import FinalPage, FinalStanding, FinalStandings, Rankings
 from api.names import Found, Names
 from api.periods import on_board
 from api.requests import Call
 from runtime.deadlines import Deadline
 from sharding.errors import InvalidValue, NotOnBoard
-from sharding.leaderboard import TOP_LENGTH, Page, RankStyle, Row, Standing
-from sharding.players import parse_player_id
+from sharding.leaderboard import TOP_LENGTH, Page, RankStyle, Row, Standing, Standings
+from sharding.players import PlayerId, parse_player_id
 from sharding.scores import POINTS_LIMIT
 
 PATH = f"{BASE}/scores"
@@ -74,7 +75,7 @@ class RankingAnswers:
                 path=f"{PATH}/lookup",
                 answer=self.lookup,
                 summary="Up to 500 players: their ranks on the board and their positions among each other",
-                query=schemas.BoardQuery,
+                query=schemas.LookupQuery,
                 takes=schemas.Lookup,
                 gives=schemas.LookedUp,
                 scope=Scope.READ,
@@ -108,10 +109,11 @@ class RankingAnswers:
         """Consecutive rows: from an offset on, behind a cursor, or between two scores."""
         query = call.query
         _refuse_mixtures(query)
+        style, partial = query.rank_style, query.partial is not None
         with self._rules.asked_for(query) as asked:
             if query.cursor is not None:
                 page = self._rankings.page_after(
-                    asked.name, query.cursor, query.limit, call.deadline, partial=query.partial is not None
+                    asked.name, query.cursor, query.limit, call.deadline, style=style, partial=partial
                 )
             elif query.min_score is not None or query.max_score is not None:
                 lowest, highest = _bounded(query.min_score), _bounded(query.max_score)
@@ -122,33 +124,34 @@ class RankingAnswers:
                     query.offset,
                     query.limit,
                     call.deadline,
-                    partial=query.partial is not None,
+                    style=style,
+                    partial=partial,
                 )
             elif _is_plain(query):
                 return self._top(asked, call)
             else:
                 page = self._rankings.top(
-                    asked.name, query.offset, query.limit, call.deadline, partial=query.partial is not None
+                    asked.name, query.offset, query.limit, call.deadline, style=style, partial=partial
                 )
-            answer = self._entries(asked, page, query.rank_style, call.deadline)
+            answer = self._entries(asked, page)
         _add_following(answer, query)
         return answer
 
     def _top(self, asked: Asked, call: Call[schemas.PageQuery, None]) -> msgspec.Raw:
         """The first rows, as this process has read and encoded them a moment ago."""
-        return self.encoded_top(asked, self.recent_top(asked, call.deadline), call.query, call.deadline)
+        return self.encoded_top(asked, self.recent_top(asked, call.deadline), call.query)
 
     def recent_top(self, asked: Asked, deadline: Deadline) -> Page:
         """The first TOP_LENGTH rows, as they were a moment ago."""
         return self._rankings.recent_top(asked.name, deadline)
 
-    def encoded_top(self, asked: Asked, page: Page, query: schemas.PageQuery, deadline: Deadline) -> msgspec.Raw:
+    def encoded_top(self, asked: Asked, page: Page, query: schemas.PageQuery) -> msgspec.Raw:
         """The answer that begins such a page, encoded once for each length asked for."""
         key = (asked.name.board, asked.name.period, query.limit)
         known = self._encoded.get(key)
         if known is not None and known[0] is page:
             return known[1]
-        answer = self._entries(asked, self._rankings.beginning(page, query.limit), RankStyle.ORDINAL, deadline)
+        answer = self._entries(asked, self._rankings.beginning(page, query.limit))
         _add_following(answer, query)
         encoded = msgspec.Raw(_encoder.encode(answer))
         if answer.names is UNSET:  # else the names may be there the next time
@@ -166,24 +169,29 @@ class RankingAnswers:
                 _within(query.score),
                 query.limit,
                 call.deadline,
+                style=query.rank_style,
                 partial=query.partial is not None,
             )
-            return self._entries(asked, page, query.rank_style, call.deadline)
+            return self._entries(asked, page)
 
     def surrounding(self, call: Call[schemas.SurroundingQuery, None], user_id: str) -> schemas.Entries:
         """A player, with as many others on each side as the board has and the query asks for."""
         player, query = parse_player_id(user_id), call.query
         with self._rules.asked_for(query) as asked:
             page = self._rankings.surrounding(
-                asked.name, player, query.offset, call.deadline, partial=query.partial is not None
+                asked.name,
+                player,
+                query.offset,
+                call.deadline,
+                style=query.rank_style,
+                partial=query.partial is not None,
             )
-            answer = self._entries(asked, page, query.rank_style, call.deadline)
+            answer = self._entries(asked, page)
         for entry in answer.entries:
             entry.is_current_user = entry.user_id == player
         return answer
 
-    def _entries(self, asked: Asked, page: Page, style: RankStyle, deadline: Deadline) -> schemas.Entries:
-        ranks = self._rankings.restyled(asked.name, page.rows, style, deadline, partial=bool(page.missing))
+    def _entries(self, asked: Asked, page: Page) -> schemas.Entries:
         found = self._names.of([row.player for row in page.rows])
         return schemas.Entries(
             total_players=page.total,
@@ -191,7 +199,7 @@ class RankingAnswers:
             rank_is=_rank_is(page),
             missing_shards=len(page.missing) or UNSET,
             matching_players=UNSET if page.matching is None else page.matching,
-            entries=[_entry(row, rank, found) for row, rank in zip(page.rows, ranks, strict=True)],
+            entries=[_entry(row, rank, found) for row, rank in zip(page.rows, page.ranks, strict=True)],
             cursor=self._rankings.cursor(asked.name, page) or UNSET,
             names=_names(found),
             final=isinstance(page, FinalPage) or UNSET,
@@ -204,19 +212,16 @@ class RankingAnswers:
         """A player's exact rank."""
         player, query = parse_player_id(user_id), call.query
         with self._rules.asked_for(query) as asked:
-            standing = self._rankings.standing(asked.name, player, call.deadline, partial=query.partial is not None)
-            rank = standing.row.rank
-            if query.rank_style is not RankStyle.ORDINAL:
-                (rank,) = self._rankings.restyled(
-                    asked.name, [standing.row], query.rank_style, call.deadline, partial=bool(standing.missing)
-                )
+            standing = self._rankings.standing(
+                asked.name, player, call.deadline, style=query.rank_style, partial=query.partial is not None
+            )
         found = self._names.of([player])
         profile = found.players.get(player)
         return schemas.Standing(
             user_id=player,
             display_name=profile.display_name if profile else None,
             score=standing.row.points,
-            rank=rank,
+            rank=standing.rank,
             rank_is=_rank_is(standing),
             missing_shards=len(standing.missing) or UNSET,
             percentile=standing.percentile,
@@ -227,35 +232,50 @@ class RankingAnswers:
             **on_board(asked.board, asked.period),
         )
 
-    def lookup(self, call: Call[schemas.BoardQuery, schemas.Lookup]) -> schemas.LookedUp:
+    def lookup(self, call: Call[schemas.LookupQuery, schemas.Lookup]) -> schemas.LookedUp:
         """Many players; one who is named twice is listed once."""
-        players = list(dict.fromkeys(parse_player_id(user_id) for user_id in call.body.user_ids))
+        players, partial = _named_players(call.body.user_ids), call.query.partial is not None
         with self._rules.asked_for(call.query) as asked:
-            standings = self._rankings.standings(asked.name, players, call.deadline)
+            looked_up = self._rankings.standings(asked.name, players, call.deadline, partial=partial)
         there: list[Standing] = []
-        not_found = []
-        for player, standing in zip(players, standings, strict=True):
+        not_found, not_reached = [], []
+        for player, standing in zip(players, looked_up.told, strict=True):
             if isinstance(standing, Standing):
                 there.append(standing)
             elif isinstance(standing, NotOnBoard):
                 not_found.append(player)
+            elif partial:
+                not_reached.append(player)
             else:
                 raise standing
         there.sort(key=lambda standing: standing.row.rank)
         found = self._names.of([standing.row.player for standing in there])
         return schemas.LookedUp(
-            total_players=there[0].total if there else None,
-            as_of=_moment(there[0].as_of_ms) if there else datetime.now(UTC),
-            rank_is=_rank_is(there[0]) if there else "exact",
+            total_players=looked_up.total,
+            as_of=_moment(looked_up.as_of_ms),
+            rank_is=_rank_is(looked_up),
+            missing_shards=len(looked_up.missing) or UNSET,
             entries=[
                 schemas.LookedUpEntry(position=position, **_fields(standing.row, standing.row.rank, found))
                 for position, standing in enumerate(there, start=1)
             ],
             not_found=list(not_found),
+            not_reached=list(not_reached) or UNSET,
             names=_names(found),
-            final=any(isinstance(standing, FinalStanding) for standing in there) or UNSET,
+            final=isinstance(looked_up, FinalStandings) or UNSET,
             **on_board(asked.board, asked.period),
         )
+
+
+def _named_players(user_ids: Sequence[str]) -> list[PlayerId]:
+    """The players who are named, each once; InvalidValue says which of them cannot be one."""
+    players: dict[PlayerId, None] = {}
+    for index, user_id in enumerate(user_ids):
+        try:
+            players[parse_player_id(user_id)] = None
+        except InvalidValue as error:
+            raise InvalidValue(error.detail, field=f"user_ids[{index}]") from None
+    return list(players)
 
 
 def _refuse_mixtures(query: schemas.PageQuery) -> None:
@@ -328,7 +348,7 @@ def _fields(row: Row, rank: int, found: Found) -> schemas.Ranked:
     }
 
 
-def _rank_is(read: Page | Standing) -> Literal["exact", "recent", "partial"]:
+def _rank_is(read: Page | Standing | Standings) -> Literal["exact", "recent", "partial"]:
     if read.missing:
         return "partial"
     return "exact" if read.settled else "recent"

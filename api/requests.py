@@ -23,6 +23,7 @@ B = TypeVar("B")
 
 JSON = "application/json"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 _MOST_PARAMETERS = 32
 _SHOWN = 64
 _AT = re.compile(r" - at `\$\.?(?P<path>.*)`\Z")
@@ -120,9 +121,16 @@ def decode_query(kind: type[Q], query_string: str) -> Q:
         raise Malformed(f"at most {_MOST_PARAMETERS} query parameters") from error
     given = _unrepeated(pairs)
     try:
-        return msgspec.convert(given, kind, strict=False)
+        query = msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         raise misfit(str(error), "query parameter") from error
+    for name, text in given.items():  # what is not strict takes `1.0` for a number, and `null` for nothing
+        value = getattr(query, name)
+        if value is None:
+            raise Malformed("Leave it out instead", field=name)
+        if type(value) is int and not _INTEGER.fullmatch(text):
+            raise Malformed("Expected an integer", field=name)
+    return query
 
 
 def misfit(told: str, what: str) -> Malformed:

@@ -144,15 +144,28 @@ class BoardQuery(_Form, frozen=True, kw_only=True):
     period: PeriodName | None = None
 
 
-class RankQuery(BoardQuery, frozen=True, kw_only=True):
-    """How to number players with equal points, and whether to go without shards that do not answer."""
+class PartialQuery(BoardQuery, frozen=True, kw_only=True):
+    """Whether to go without shards that do not answer."""
+
+    partial: Annotated[
+        Literal["ok"] | None, Meta(description="ok: rather than 503, an answer that leaves out what is missing")
+    ] = None
+
+
+class StatsQuery(PartialQuery, frozen=True, kw_only=True):
+    """Which board to look at as a whole."""
+
+
+class LookupQuery(PartialQuery, frozen=True, kw_only=True):
+    """Where to look players up."""
+
+
+class RankQuery(PartialQuery, frozen=True, kw_only=True):
+    """How to number players with equal points, too."""
 
     rank_style: Annotated[
         RankStyle, Meta(description="Equal points: ordinal 1234, competition 1224, dense 1223 (first 1,000 players)")
     ] = RankStyle.ORDINAL
-    partial: Annotated[
-        Literal["ok"] | None, Meta(description="ok: rather than 503, an answer that leaves out what is missing")
-    ] = None
 
 
 class PageQuery(RankQuery, frozen=True, kw_only=True):
@@ -197,7 +210,7 @@ class Lookup(_Form, frozen=True, kw_only=True):
 
 RankIs = Annotated[
     Literal["exact", "recent", "partial"],
-    Meta(description="recent: but for players changing shards just then; partial: missing shards are not counted"),
+    Meta(description="recent: but for players changing just then; partial: missing shards are not counted"),
 ]
 
 
@@ -275,11 +288,13 @@ class LookedUpEntry(_Answer, kw_only=True):
 class LookedUp(_OnBoard, kw_only=True):
     """The players asked for, best first, and those who are not on the board."""
 
-    total_players: int | None
+    total_players: int
     as_of: datetime
     rank_is: RankIs
+    missing_shards: int | UnsetType = UNSET
     entries: list[LookedUpEntry]
     not_found: list[str]
+    not_reached: Annotated[list[str], Meta(description="Players whose shards did not answer")] | UnsetType = UNSET
     names: Literal["unavailable"] | UnsetType = UNSET
     final: Final = UNSET
 
@@ -292,6 +307,7 @@ class Stats(_OnBoard, kw_only=True):
     average_score: float | None
     submissions: int
     shards: int
+    missing_shards: Annotated[int, Meta(description="Shards that are not counted")] | UnsetType = UNSET
     final: Final = UNSET
 
 

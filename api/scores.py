@@ -117,6 +117,7 @@ class ScoreAnswers:
         with self._rules.asked_for(call.query) as asked:
             try:
                 removed = self._leaderboard.remove(asked.name, removal, call.deadline)
+                self._leaderboard.outlive_tops()
             except PeriodClosed as error:
                 field = "month" if call.query.period is None else "period"
                 raise PeriodClosed(f"{asked.period.name} is closed: its ranking is final", field=field) from error

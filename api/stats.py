@@ -26,23 +26,24 @@ class StatsAnswers:
                 path=f"{BASE}/stats",
                 answer=self.stats,
                 summary="A board at a glance",
-                query=schemas.BoardQuery,
+                query=schemas.StatsQuery,
                 gives=schemas.Stats,
                 scope=Scope.READ,
                 refuses=(404,),
             )
         ]
 
-    def stats(self, call: Call[schemas.BoardQuery, None]) -> schemas.Stats:
+    def stats(self, call: Call[schemas.StatsQuery, None]) -> schemas.Stats:
         """How many players, how high, how many submissions, on how many shards."""
         with self._rules.asked_for(call.query) as asked:
-            stats = self._rankings.stats(asked.name, call.deadline)
+            stats = self._rankings.stats(asked.name, call.deadline, partial=call.query.partial is not None)
         return schemas.Stats(
             total_players=stats.total,
             top_score=stats.top.points if stats.top else None,
             average_score=round(stats.points_sum / stats.total, 2) if stats.total else None,
             submissions=stats.submissions,
             shards=stats.shards,
+            missing_shards=len(stats.missing) or UNSET,
             final=isinstance(stats, FinalStats) or UNSET,
             **on_board(asked.board, asked.period),
         )

@@ -90,6 +90,8 @@ class StreamAnswers:
             if watch is None:
                 watch = self._watches[board] = _Watch(seen)
                 threading.Thread(target=self._keep_watch, args=(board, watch), daemon=True).start()
+            else:
+                watch.show(seen)
             watch.listeners += 1
         return Streamed(_Listener(watch, call.query.limit, self._encoded, lambda: self._left(watch)), EVENT_STREAM)
 
@@ -125,7 +127,7 @@ class StreamAnswers:
     def _encoded(self, seen: Seen, limit: int) -> bytes:
         """The event that tells of a top: what `GET /scores?limit=…` would have answered then."""
         query = schemas.PageQuery(board=seen.asked.board.name, limit=limit)
-        told = self._rankings.encoded_top(seen.asked, seen.page, query, Deadline.after(_LOOK_S))
+        told = self._rankings.encoded_top(seen.asked, seen.page, query)
         return b"event: top\nid: %d\ndata: %s\n\n" % (seen.page.as_of_ms, bytes(told))
 
 
@@ -141,9 +143,11 @@ class _Watch:
         self.encoded: dict[int, bytes] = {}
 
     def show(self, seen: Seen) -> None:
-        """Wake the listeners if anything has changed."""
-        changed = seen.asked.name != self.seen.asked.name or seen.page.rows != self.seen.page.rows
+        """Wake the listeners if anything has changed. What was read before the last one shown is not shown any more."""
         with self.news:
+            if seen.page.as_of_ms < self.seen.page.as_of_ms and seen.asked.name == self.seen.asked.name:
+                return
+            changed = seen.asked.name != self.seen.asked.name or seen.page.rows != self.seen.page.rows
             self.seen, self.encoded = seen, {}
             if changed:
                 self.news.notify_all()

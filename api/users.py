@@ -162,6 +162,7 @@ class UserAnswers:
         if "hidden" in changes:
             with _kept():
                 self._leaderboard.hide_everywhere(self._open(), {player_id: player.hidden}, call.deadline)
+            self._leaderboard.outlive_tops()
         return _user(player)
 
     def erase(self, call: Call[NoQuery, None], user_id: str) -> schemas.Erased:
@@ -173,6 +174,7 @@ class UserAnswers:
         removal = removal_of(player_id, f"erasure:{call.request_id}:{token_hex(8)}")
         with _kept():
             removed, _ = self._leaderboard.remove_everywhere(self._open(), removal, call.deadline)
+        self._leaderboard.outlive_tops()
         return schemas.Erased(user_id=player_id, boards=[str(name) for name in removed])
 
     def _open(self) -> list[BoardPeriod]:

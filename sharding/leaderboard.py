@@ -33,7 +33,7 @@ from sharding.maps import Maps
 from sharding.merge import Placed
 from sharding.outbox import Outbox
 from sharding.players import PlayerId, member_of
-from sharding.reader import Page, RankStyle, Reader, Row, Standing
+from sharding.reader import Page, RankStyle, Reader, Row, Standing, Standings
 from sharding.rebalancing import Rebalancer
 from sharding.scores import HIGHEST, LOWEST, PackedScore, points_of
 from sharding.shard_map import ShardMap
@@ -53,6 +53,7 @@ __all__ = [
     "Row",
     "ShardView",
     "Standing",
+    "Standings",
     "Stats",
     "Submission",
 ]
@@ -77,6 +78,8 @@ class Stats:
     points_sum: int
     top: Row | None
     shards: int
+    #: shards that did not answer; their players and submissions are not counted
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,14 +206,11 @@ class Leaderboard:
 
     def remove(self, name: BoardPeriod, removal: Submission, deadline: Deadline) -> Removal:
         """Take a player off a board, at once; the same removal again changes nothing. NotOnBoard if there is no row."""
-        removed = self._aside.remove(self.maps.current(name, deadline), removal, deadline)
-        self._tops.forget(name)
-        return removed
+        return self._aside.remove(self.maps.current(name, deadline), removal, deadline)
 
     def hide(self, name: BoardPeriod, wanted: Mapping[PlayerId, bool], deadline: Deadline) -> None:
         """Keep players out of every read of a board, or show them again; raises what keeps one of them from it."""
         failed = self._aside.hide(self.maps.current(name, deadline), wanted, deadline)
-        self._tops.forget(name)
         for error in failed.values():
             raise error
 
@@ -243,6 +243,13 @@ class Leaderboard:
                 failed = error
         if failed is not None:
             raise failed
+
+    def outlive_tops(self) -> None:
+        """Return when whoever is hidden or off the board by now is in no recent top, of any process, that is asked for.
+
+        It takes as long as a top is kept: for those who promise it to somebody.
+        """
+        self._tops.outlive()
 
     def _coalescer(self, name: BoardPeriod, mode: ApplyMode) -> Coalescer:
         coalescer = self._coalescers.get((name, mode))
@@ -311,9 +318,19 @@ class Leaderboard:
 
     # -- reading
 
-    def top(self, name: BoardPeriod, offset: int, limit: int, deadline: Deadline, *, partial: bool = False) -> Page:
+    def top(
+        self,
+        name: BoardPeriod,
+        offset: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
+    ) -> Page:
         """The rows of ranks offset+1 .. offset+limit. `partial`: go without the shards that do not answer."""
-        return self.reader.page(self.maps.current(name, deadline), offset, limit, deadline, partial=partial)
+        shard_map = self.maps.current(name, deadline)
+        return self.reader.page(shard_map, offset, limit, deadline, style=style, partial=partial)
 
     def _read_top(self, name: BoardPeriod, deadline: Deadline) -> Page:
         return self.reader.page(self.maps.current(name, deadline), 0, TOP_LENGTH, deadline)
@@ -325,14 +342,22 @@ class Leaderboard:
     @staticmethod
     def beginning(page: Page, count: int) -> Page:
         """The first `count` rows of a page."""
-        return replace(page, rows=page.rows[:count], placed=page.placed[:count])
+        return replace(page, rows=page.rows[:count], placed=page.placed[:count], styled=page.styled[:count])
 
     def page_after(
-        self, name: BoardPeriod, cursor: str, limit: int, deadline: Deadline, *, partial: bool = False
+        self,
+        name: BoardPeriod,
+        cursor: str,
+        limit: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
     ) -> Page:
         """The rows behind those that a cursor was given out for. InvalidValue if it is not this board's."""
         last = self._cursors.read(name, cursor)
-        return self.reader.page_after(self.maps.current(name, deadline), last, limit, deadline, partial=partial)
+        shard_map = self.maps.current(name, deadline)
+        return self.reader.page_after(shard_map, last, limit, deadline, style=style, partial=partial)
 
     def cursor(self, name: BoardPeriod, page: Page) -> str | None:
         """The cursor for what follows a page; None where nothing does, or could not when it was read."""
@@ -349,22 +374,40 @@ class Leaderboard:
         limit: int,
         deadline: Deadline,
         *,
+        style: RankStyle = RankStyle.ORDINAL,
         partial: bool = False,
     ) -> Page:
         """The players with lowest <= points <= highest, from the `offset`-th of them on, with their ranks."""
         shard_map = self.maps.current(name, deadline)
-        return self.reader.between(shard_map, lowest, highest, offset, limit, deadline, partial=partial)
+        return self.reader.between(shard_map, lowest, highest, offset, limit, deadline, style=style, partial=partial)
 
     def around_score(
-        self, name: BoardPeriod, points: int, limit: int, deadline: Deadline, *, partial: bool = False
+        self,
+        name: BoardPeriod,
+        points: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
     ) -> Page:
         """The players around some points, clamped at the ends of the board."""
-        return self.reader.around_score(self.maps.current(name, deadline), points, limit, deadline, partial=partial)
+        shard_map = self.maps.current(name, deadline)
+        return self.reader.around_score(shard_map, points, limit, deadline, style=style, partial=partial)
 
-    def standing(self, name: BoardPeriod, player: PlayerId, deadline: Deadline, *, partial: bool = False) -> Standing:
+    def standing(
+        self,
+        name: BoardPeriod,
+        player: PlayerId,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
+    ) -> Standing:
         """The player's exact rank. NotOnBoard if there is none. Asked for in company (runtime/gathering.py)."""
-        if partial:
-            return self.reader.standing(self.maps.current(name, deadline), player, deadline, partial=True)
+        if partial or style is not RankStyle.ORDINAL:
+            shard_map = self.maps.current(name, deadline)
+            return self.reader.standing(shard_map, player, deadline, style=style, partial=partial)
         try:
             standing = self._asking(name).ask(player, deadline)
         except TooLate:
@@ -378,7 +421,7 @@ class Leaderboard:
         if asking is None:
 
             def ask(players: Sequence[PlayerId], deadline: Deadline) -> list[Standing | LeaderboardError]:
-                return self.reader.standings(self.maps.current(name, deadline), players, deadline)
+                return self.reader.standings(self.maps.current(name, deadline), players, deadline).told
 
             with self._lock:
                 if len(self._askings) >= _MOST_BOARDS:  # periods long past
@@ -387,36 +430,29 @@ class Leaderboard:
         return asking
 
     def standings(
-        self, name: BoardPeriod, players: Sequence[PlayerId], deadline: Deadline
-    ) -> list[Standing | LeaderboardError]:
+        self, name: BoardPeriod, players: Sequence[PlayerId], deadline: Deadline, *, partial: bool = False
+    ) -> Standings:
         """The exact rank of each of many players, in their order; NotOnBoard for those who have none."""
-        return self.reader.standings(self.maps.current(name, deadline), players, deadline)
+        return self.reader.standings(self.maps.current(name, deadline), players, deadline, partial=partial)
 
     def surrounding(
-        self, name: BoardPeriod, player: PlayerId, each_side: int, deadline: Deadline, *, partial: bool = False
+        self,
+        name: BoardPeriod,
+        player: PlayerId,
+        each_side: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
     ) -> Page:
         """The player with `each_side` rows on both sides, clamped at the ends of the board."""
         shard_map = self.maps.current(name, deadline)
-        return self.reader.surrounding(shard_map, player, each_side, deadline, partial=partial)
+        return self.reader.surrounding(shard_map, player, each_side, deadline, style=style, partial=partial)
 
-    def restyled(
-        self, name: BoardPeriod, rows: Sequence[Row], style: RankStyle, deadline: Deadline, *, partial: bool = False
-    ) -> list[int]:
-        """The ranks of rows (in rank order) in another style. OutOfBounds where that would cost too much.
-
-        `partial`: the rows were told to be of a part, so that these ranks may be too.
-        """
-        if style is RankStyle.ORDINAL:
-            return [row.rank for row in rows]
-        shard_map = self.maps.current(name, deadline)
-        if style is RankStyle.COMPETITION:
-            return self.reader.competition_ranks(shard_map, rows, deadline, partial=partial)
-        return self.reader.dense_ranks(shard_map, rows, deadline, partial=partial)
-
-    def stats(self, name: BoardPeriod, deadline: Deadline) -> Stats:
+    def stats(self, name: BoardPeriod, deadline: Deadline, *, partial: bool = False) -> Stats:
         """The board at a glance."""
-        glance = self.reader.glance(self.maps.current(name, deadline), deadline)
-        return Stats(glance.total, glance.submissions, glance.points, glance.top, glance.shards)
+        glance = self.reader.glance(self.maps.current(name, deadline), deadline, partial=partial)
+        return Stats(glance.total, glance.submissions, glance.points, glance.top, glance.shards, glance.missing)
 
     # -- looking into the shards
 

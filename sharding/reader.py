@@ -2,7 +2,8 @@
 
 `rank = 1 + sum over shards of the rows ahead`: exact wherever rows happen to be. Every read *looks* at all shards in
 one parallel round trip, which brings their shapes (how many rows, how they lie to the range, the version of the map,
-who is leaving) and whatever else the read needs to know of them. The shapes decide how to count:
+who is leaving) and whatever else the read needs to know of them, all of a shard in one call and so at one moment. The
+shapes decide how to count:
 
 - **In order** every shard serves the range that this map says, and all rows lie in it but a few, which the shapes
   tell. Better ranges count whole, worse ones nothing; the first look brings a player's rank. Pages are places of
@@ -10,7 +11,9 @@ who is leaving) and whatever else the read needs to know of them. The shapes dec
 - **In motion**, with more strays than that, or where a range is split by player hash, rows are counted in all shards:
   one more look for a rank, about twenty round trips for a page, whatever its offset (`merge.Search`).
 
-Both give the same number. What could make it wrong:
+Both give the same number. Whatever an answer tells comes from *one* look: where an earlier one had to say what to ask
+for (which places, whose points to count), the last one asks for that too, and what does not agree with it any more is
+asked anew, a few times. What could make it wrong:
 
 - *An old map.* A shard that is at a later version says so, and the read begins anew with the published map. Heads are
   widened before a map is published, so no row can lie where the older of two maps does not look.
@@ -30,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import accumulate
+from itertools import accumulate, pairwise, repeat
 from typing import Any, NamedTuple, TypeVar
 
 from runtime.deadlines import Deadline
@@ -52,6 +55,8 @@ T = TypeVar("T")
 _MOST_HOPS = 10
 _MOST_ATTEMPTS = 4
 _MOST_LOOKS = 5
+#: Attempts at a page. The last two search for it, wherever its rows lie.
+_MOST_PAGES = 6
 #: Rows that a page takes in excess on both sides of it, for what changes between the plan and the look.
 _SLACK = 16
 #: For so long a look may serve to plan the next one, whose shapes then show whether the plan was good.
@@ -99,17 +104,34 @@ class Page:
     placed: Sequence[Placed] = ()
     #: for a part of the ranking between two scores: how many rows it has
     matching: int | None = None
+    #: the ranks of the rows in another style, where that was asked for
+    styled: Sequence[int] = ()
+
+    @property
+    def ranks(self) -> Sequence[int]:
+        """The ranks of the rows, in the style that was asked for."""
+        return self.styled or [row.rank for row in self.rows]
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A player's row and the number of players on the board; `settled` and `missing` as for a page."""
+    """A player's row and the number of players on the board; `settled` and `missing` as for a page.
+
+    `placed` is the row as the shard keeps it, `styled` its rank in another style, where that was asked for.
+    """
 
     row: Row
     total: int
     as_of_ms: int = 0
     settled: bool = True
     missing: tuple[int, ...] = ()
+    placed: Placed | None = None
+    styled: int | None = None
+
+    @property
+    def rank(self) -> int:
+        """The player's rank, in the style that was asked for."""
+        return self.row.rank if self.styled is None else self.styled
 
     @property
     def percentile(self) -> float:
@@ -118,14 +140,26 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Standings:
+    """What one look said of several players: in their order, each one's rank or why there is none."""
+
+    told: list[Standing | LeaderboardError]
+    total: int
+    as_of_ms: int
+    settled: bool = True
+    missing: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Glance:
-    """A board as a whole. `points` is the sum over all players."""
+    """A board as a whole. `points` is the sum over all players; `missing` shards did not answer."""
 
     total: int
     submissions: int
     points: int
     shards: int
     top: Row | None
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +203,10 @@ class _Plan:
 
 #: Per shard: version of the map, steps of moves, players leaving. Equal ones in two looks: nobody moved between them.
 _Marks = dict[int, tuple[int, int, int]]
+#: What a shard is asked besides its shape: the name of the question, as rb1_look has it, and its arguments.
+_Question = tuple[Any, ...]
 #: What a read asks shards besides their shapes, by the map that is current.
-_Asks = Callable[[ShardMap], Sequence[tuple[int, Call]]]
+_Asks = Callable[[ShardMap], Sequence[tuple[int, _Question]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +261,17 @@ class _View:
             elif shard not in self.missing:
                 raise _unread(answer.error)
 
+    def parted(self, count: int) -> tuple["_View", "_View"]:
+        """The same look with the first so many answers of what it asked besides, and with the others."""
+        return replace(self, beside=self.beside[:count]), replace(self, beside=self.beside[count:])
+
     def counted(self, places: Sequence[Placed]) -> list[int]:
-        """The rows before each of some places, where the look asked for that (`_counts`)."""
-        counts = [bisect_left(self.afloat, placed) for placed in places]
+        """The rows before each of some places, where the look asked for that (`_counts`).
+
+        A player's own row is not before any place of that player's, wherever it is by now.
+        """
+        own = {row.member: row for row in self.afloat}
+        counts = [bisect_left(self.afloat, placed) - (own.get(placed.member, placed) < placed) for placed in places]
         done: dict[int, int] = defaultdict(int)
         for shard, reply in self.replies():
             for count in reply:
@@ -236,14 +280,36 @@ class _View:
         return counts
 
 
-class _Wanted(NamedTuple):
-    """A player to rank: the row, and the shard it is in."""
+#: How many rows before a page say what ranks are in a style: all, or whether its first row shares points.
+_LEAD = {RankStyle.ORDINAL: 0, RankStyle.COMPETITION: 1, RankStyle.DENSE: MOST_DENSE}
 
-    player: PlayerId
+
+class _Seen(NamedTuple):
+    """A player's row in a look, and how many rows are ahead; None where that has to be counted in all shards."""
+
     placed: Placed
-    shard: int
-    #: 0-based within the range of the shard, where the first round trip told it and the row lies there
-    place: int | None
+    ahead: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Which part of the ranking a page is: `limit` rows, and the very look that brings them tells from where on."""
+
+    limit: int
+    #: what is counted in the look: the rows before each of these
+    places: Sequence[Placed] = ()
+    #: the first rank (0-based) and the number of rows, from how many players there are and those counts
+    ranks: Callable[[int, Sequence[int]], tuple[int, int]] = lambda _total, _counts: (0, 0)
+    style: RankStyle = RankStyle.ORDINAL
+
+    @classmethod
+    def at(cls, offset: int, limit: int, style: RankStyle) -> "_Cut":
+        """The rows of ranks offset+1 .. offset+limit."""
+        return cls(limit, (), lambda _total, _counts: (offset, limit), style)
+
+    def lead(self, offset: int) -> int:
+        """How many rows before its first one say what ranks are in this style."""
+        return min(offset, _LEAD[self.style])
 
 
 class Reader:
@@ -329,97 +395,132 @@ class Reader:
 
     # -- ranks of players
 
-    def standing(self, shard_map: ShardMap, player: PlayerId, deadline: Deadline, *, partial: bool = False) -> Standing:
+    def standing(
+        self,
+        shard_map: ShardMap,
+        player: PlayerId,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
+    ) -> Standing:
         """The player's exact rank. NotOnBoard if there is none."""
-        (standing,) = self.standings(shard_map, [player], deadline, partial=partial)
+        if style is not RankStyle.ORDINAL:
+            page = self.surrounding(shard_map, player, 0, deadline, style=style, partial=partial)
+            return Standing(
+                page.rows[0],
+                page.total,
+                page.as_of_ms,
+                page.settled,
+                page.missing,
+                page.placed[0],
+                page.styled[0],
+            )
+        (standing,) = self.standings(shard_map, [player], deadline, partial=partial).told
         if isinstance(standing, LeaderboardError):
             raise standing
         return standing
 
     def standings(
         self, shard_map: ShardMap, players: Sequence[PlayerId], deadline: Deadline, *, partial: bool = False
-    ) -> list[Standing | LeaderboardError]:
+    ) -> Standings:
         """The exact rank of each of these players, in their order, or why there is none: NotOnBoard for one.
 
-        One round trip for all of them where the board is at rest and the directory's entries are remembered.
+        One round trip for all of them where the board is at rest and the directory's entries are remembered. All ranks
+        are of one look, with the rows that it saw. Where rows change so fast that a look which counts before a row
+        never sees that same row, the last ones known are counted in one look, and it is not settled.
         """
         members = {member_of(player): player for player in players}
         located = self._directory.locate(shard_map, members, deadline)
+        failed = {member: _unread(error) for member, error in located.failed.items()}
+        homes = {member: entry.shard for member, entry in located.entries.items()}
+        counted: dict[Member, Placed] = {}
+        for _ in range(_MOST_ATTEMPTS):
+            view, seen = self._seen(shard_map, homes, counted, failed, deadline, partial)
+            shard_map = view.shard_map
+            known = {member: row.placed for member, row in seen.items()}
+            uncounted = {member: row.placed for member, row in seen.items() if row.ahead is None}
+            absent = [members[member] for member in homes if member not in seen and member not in failed]
+            for member in map(member_of, absent):
+                del homes[member]
+            for player, found in (self._found_again(shard_map, absent, deadline) if absent else {}).items():
+                member = member_of(player)
+                if isinstance(found, LeaderboardError):
+                    failed[member] = found
+                else:
+                    homes[member] = found.shard
+                    known[member] = uncounted[member] = Placed(found.packed, member)
+            if not uncounted:
+                ahead = {member: row.ahead for member, row in seen.items() if row.ahead is not None}
+                return _standings(view, players, known, ahead, failed)
+            counted.update(uncounted)
+        places = sorted(known.values())
+        view = replace(self._view(shard_map, deadline, _counts(places), partial=partial), settled=False)
+        ahead, least = {}, 0
+        for placed, count in zip(places, view.counted(places), strict=True):
+            ahead[placed.member] = max(count, least)  # a row that has gone elsewhere leaves its rank to nobody
+            least = ahead[placed.member] + 1
+        return _standings(view, players, known, ahead, failed)
+
+    def _seen(
+        self,
+        shard_map: ShardMap,
+        homes: Mapping[Member, int],
+        counted: Mapping[Member, Placed],
+        failed: dict[Member, LeaderboardError],
+        deadline: Deadline,
+        partial: bool,
+    ) -> tuple[_View, dict[Member, _Seen]]:
+        """A look for the rows of players in the shards that should have them; what failed is put down in `failed`.
+
+        `counted`: places that are counted in all shards too, for rows whose own places do not tell their ranks.
+        """
         groups: dict[int, list[Member]] = defaultdict(list)
-        for member, entry in located.entries.items():
-            groups[entry.shard].append(member)
-        slices = _slices(groups)
+        for member, shard in homes.items():
+            if member not in failed:
+                groups[shard].append(member)
+        slices, places = _slices(groups), list(counted.values())
         view = self._view(
             shard_map,
             deadline,
-            lambda current: [(shard, _places_call(current, shard, group)) for shard, group in slices],
+            lambda current: [
+                *((shard, _places(current, shard, group)) for shard, group in slices),
+                *_counts(places)(current),
+            ],
             partial=partial,
         )
-
-        found: dict[PlayerId, _Wanted | LeaderboardError] = {
-            members[member]: _unread(error) for member, error in located.failed.items()
-        }
-        absent: list[PlayerId] = []
-        for (shard, group), (_, answer) in zip(slices, view.beside, strict=True):
-            if answer.error is not None:
-                found.update({members[member]: _unread(answer.error) for member in group})
-                continue
-            better, *places = answer.reply
-            low, high = view.plan.bounds.get(shard, _NOWHERE)
-            for member, score, place in zip(group, places[::2], places[1::2], strict=True):
-                player = members[member]
-                if place >= 0:
-                    packed = PackedScore(int(score))
-                    within = place - better if low <= packed < high else None
-                    found[player] = _Wanted(player, Placed(packed, member), shard, within)
-                else:
-                    absent.append(player)
-        if absent:
-            found.update(self._found_again(view.shard_map, absent, deadline))
-
-        told: dict[PlayerId, Standing | LeaderboardError] = {}
-        elsewhere: list[_Wanted] = []
+        told, counts = view.parted(len(slices))
+        ahead_of = dict(zip(places, counts.counted(places), strict=True))
         before = [0, *accumulate(view.sizes())] if view.in_order else []
-        for player in members.values():
-            wanted = found.get(player)
-            if wanted is None:
-                told[player] = NotOnBoard(f"{player} has no score on {shard_map.name}", field="user_id")
-            elif isinstance(wanted, LeaderboardError):
-                told[player] = wanted
-            else:
-                index = view.plan.range_at.get(wanted.shard)
-                if before and wanted.place is not None and index is not None and view.plan.is_whole[index]:
-                    ahead = before[index] + wanted.place + bisect_left(view.apart, wanted.placed)
-                    told[player] = _standing(view, wanted, 1 + ahead)
+        seen: dict[Member, _Seen] = {}
+        for (shard, group), (_, answer) in zip(slices, told.beside, strict=True):
+            if answer.error is not None:
+                failed.update(dict.fromkeys(group, _unread(answer.error)))
+                continue
+            better, *rows = answer.reply
+            low, high = view.plan.bounds.get(shard, _NOWHERE)
+            index = view.plan.range_at.get(shard)
+            is_ranked = bool(before) and index is not None and view.plan.is_whole[index]
+            for member, score, place in zip(group, rows[::2], rows[1::2], strict=True):
+                if place < 0:
+                    continue
+                placed = Placed(PackedScore(int(score)), member)
+                if is_ranked and index is not None and low <= placed.packed < high:
+                    ahead: int | None = before[index] + place - better + bisect_left(view.apart, placed)
                 else:
-                    elsewhere.append(wanted)
-        if elsewhere:
-            told.update(self._counted(view.shard_map, elsewhere, deadline, partial))
-        return [told[player] for player in players]
-
-    def _counted(
-        self, shard_map: ShardMap, wanted: Sequence[_Wanted], deadline: Deadline, partial: bool
-    ) -> dict[PlayerId, Standing]:
-        """The ranks of rows, counted in all shards."""
-        places = [one.placed for one in wanted]
-        view = self._view(shard_map, deadline, _counts(places), partial=partial)
-        return {
-            one.player: _standing(view, one, 1 + ahead) for one, ahead in zip(wanted, view.counted(places), strict=True)
-        }
+                    ahead = ahead_of.get(placed)
+                seen[member] = _Seen(placed, ahead)
+        return view, seen
 
     def _found_again(
         self, shard_map: ShardMap, players: Sequence[PlayerId], deadline: Deadline
-    ) -> dict[PlayerId, _Wanted | LeaderboardError]:
+    ) -> Mapping[PlayerId, Found | LeaderboardError]:
         """Players who are not where the directory was thought to say; left out are those who have no row."""
         try:
             self._directory.locate(shard_map, map(member_of, players), deadline, fresh=True)
-            found = self.find_many(shard_map, players, deadline)
+            return self.find_many(shard_map, players, deadline)
         except LeaderboardError as error:
             return dict.fromkeys(players, _unread(error))
-        return {
-            player: _Wanted(player, Placed(row.packed, member_of(player)), row.shard, None)
-            for player, row in found.items()
-        }
 
     def rank(self, shard_map: ShardMap, placed: Placed, deadline: Deadline) -> tuple[int, bool]:
         """The rank of a row, and whether it is settled."""
@@ -428,91 +529,156 @@ class Reader:
 
     def ahead(self, shard_map: ShardMap, placed: Placed, deadline: Deadline, shards: Sequence[int]) -> int:
         """How many rows of these shards rank before a place in the ranking."""
-        replies = self._replies([_ahead_call(shard_map, shard, [placed]) for shard in shards], deadline)
+        replies = self._replies([_call(shard_map, shard, _ahead([placed])) for shard in shards], deadline)
         return sum(reply[0] for reply in replies)
 
     def surrounding(
-        self, shard_map: ShardMap, player: PlayerId, each_side: int, deadline: Deadline, *, partial: bool = False
+        self,
+        shard_map: ShardMap,
+        player: PlayerId,
+        each_side: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
     ) -> Page:
         """The player and those around, always a full window where the board has enough players."""
         length = 2 * each_side + 1
-        for _ in range(_MOST_ATTEMPTS):
+
+        def window(total: int, ahead: Sequence[int]) -> tuple[int, int]:
+            return max(0, min(ahead[0] - each_side, total - length)), length
+
+        for attempt in range(_MOST_ATTEMPTS):
             standing = self.standing(shard_map, player, deadline, partial=partial)
-            offset = max(0, min(standing.row.rank - 1 - each_side, standing.total - length))
-            page = self.page(shard_map, offset, length, deadline, partial=partial)
-            if any(row.player == player for row in page.rows):
+            assert standing.placed is not None
+            if attempt == 0:  # hardly ever has anything changed since
+                cut = _Cut.at(*window(standing.total, [standing.row.rank - 1]), style)
+            else:
+                cut = _Cut(length, [standing.placed], window, style)
+            page = self._cut(shard_map, cut, deadline, partial)
+            rank = next((row.rank for row in page.rows if row.player == player), None)
+            if rank is None:
+                continue
+            offset, _ = window(page.total, [rank - 1])
+            if page.rows[0].rank == offset + 1 or attempt == _MOST_ATTEMPTS - 1:
                 return page
         # The ranking moved under every attempt: that is a shard's trouble, not an answer.
         raise ShardUnavailable("the ranking changes too fast around this player; try again")
 
     # -- pages
 
-    def page(self, shard_map: ShardMap, offset: int, limit: int, deadline: Deadline, *, partial: bool = False) -> Page:
+    def page(
+        self,
+        shard_map: ShardMap,
+        offset: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
+    ) -> Page:
         """The rows of ranks offset+1 .. offset+limit."""
-        for attempt in range(_MOST_ATTEMPTS):
-            view = self._glimpse(shard_map, deadline, partial, remembered=attempt == 0)
+        return self._cut(shard_map, _Cut.at(offset, limit, style), deadline, partial)
+
+    def _cut(self, shard_map: ShardMap, cut: _Cut, deadline: Deadline, partial: bool) -> Page:
+        """A part of the ranking, as one look saw it."""
+        #: whose players with better points are counted too, for ranks that equal points share
+        guesses: list[int] = []
+        for attempt in range(_MOST_PAGES):
+            remembered = attempt == 0 and not cut.places
+            view = self._glimpse(shard_map, deadline, partial, _counts(cut.places), remembered=remembered)
             shard_map = view.shard_map
-            if view.in_order and attempt < _MOST_ATTEMPTS - 2:
-                page = self._in_ranges(view, offset, limit, deadline)
+            offset, _ = cut.ranks(view.total, view.counted(cut.places))
+            wanted = self._spans(view, cut, offset) if attempt < _MOST_PAGES - 2 else None
+            if wanted is not None:
+                page = self._in_ranges(view, wanted, cut, guesses, deadline)
             else:
-                page = self._searched(view, offset, limit, deadline, partial)
+                page = self._searched(view, offset, cut, guesses, deadline, partial)
             if page is not None:
                 return page
         raise ShardUnavailable("the ranking changes too fast at this rank; try again")
 
-    def _in_ranges(self, view: _View, offset: int, limit: int, deadline: Deadline) -> Page | None:
-        """Places are taken from the ranges in turn, and whoever is apart put among them. None if too much changed.
+    @staticmethod
+    def _spans(view: _View, cut: _Cut, offset: int) -> list[Span] | None:
+        """The places of ranges that hold a page, with some on both sides. None if places in ranges do not tell.
 
         What is taken reaches further on both sides than is needed, by as many as are apart and some more: while it was
         planned and looked for, players have come, and rows have left their ranges.
         """
-        ranges = view.shard_map.ranges
-        margin = len(view.apart) + view.leaving + _SLACK
-        first = max(0, offset - margin)
-        wanted = spans(view.sizes(), first, offset + limit + _SLACK - first)
-        if any(span.skipped and len(ranges[span.range_at].shards) > 1 for span in wanted):
+        if not view.in_order:
             return None
-        calls: list[tuple[int, Call]] = []
+        margin = len(view.apart) + view.leaving + _SLACK
+        first = max(0, offset - cut.lead(offset) - margin)
+        wanted = spans(view.sizes(), first, offset + cut.limit + _SLACK - first)
+        if any(span.skipped and len(view.shard_map.ranges[span.range_at].shards) > 1 for span in wanted):
+            return None
+        return wanted
+
+    def _in_ranges(
+        self, view: _View, wanted: Sequence[Span], cut: _Cut, guesses: list[int], deadline: Deadline
+    ) -> Page | None:
+        """Places are taken from the ranges in turn, and whoever is apart put among them. None if too much changed."""
+        ranges, order = view.shard_map.ranges, view.shard_map.board.order
+        questions: list[tuple[int, _Question]] = []
         for span in wanted:
-            for shard in ranges[span.range_at].shards:
-                keys, low = view.shard_map.keys(shard), ranges[span.range_at].low
-                args = (low, span.skipped, span.taken + _SLACK)
-                calls.append((shard, Call(keys.slot, ("FCALL_RO", "rb1_within", 1, keys.rows, *args))))
-        after = self._view(view.shard_map, deadline, lambda _: calls)
+            part = ranges[span.range_at]
+            question = ("within", part.low, span.skipped, span.taken + _SLACK)
+            questions += [(shard, question) for shard in part.shards]
+        places = [*cut.places, *_points_places(guesses, view.shard_map)]
+        after = self._view(view.shard_map, deadline, lambda current: [*questions, *_counts(places)(current)])
         if not after.in_order or after.shard_map is not view.shard_map:
             return None
-        rows = _rows_within(after, wanted)
+        brought, counted = after.parted(len(questions))
+        rows = _rows_within(brought, wanted)
         if rows is None:
             return None
+        counts = counted.counted(places)
         sizes = after.sizes()
         begins = sum(sizes[: wanted[0].range_at]) + wanted[0].skipped if wanted else 0
-        placed = joined(rows, begins, sum(sizes), after.apart, offset, limit)
-        return None if placed is None else _page(after, offset, placed)
+        offset, limit = cut.ranks(after.total, counts)
+        lead = cut.lead(offset)
+        placed = joined(rows, begins, sum(sizes), after.apart, offset - lead, lead + limit)
+        if placed is None:
+            return None
+        better = dict(zip(guesses, counts[len(cut.places) :], strict=True))
+        return _styled_page(after, cut.style, offset, placed[:lead], placed[lead:], better, guesses, order)
 
-    def _searched(self, view: _View, offset: int, limit: int, deadline: Deadline, partial: bool) -> Page | None:
+    def _searched(
+        self, view: _View, offset: int, cut: _Cut, guesses: list[int], deadline: Deadline, partial: bool
+    ) -> Page | None:
         """The rows of these ranks, wherever they lie. None if the ranking changed too much meanwhile."""
-        shards = list(view.shapes)
-        margin = view.leaving
-        if offset >= view.total + margin:
-            beyond = self._view(view.shard_map, deadline, partial=partial)
-            return _page(beyond, offset, []) if offset >= beyond.total else None
-        search = Search(max(0, offset - margin), [view.shapes[shard].rows for shard in shards])
-        search.done = search.offset <= search.nearly
+        shards, order = list(view.shapes), view.shard_map.board.order
+        margin = view.leaving + _SLACK
+        places = [*cut.places, *_points_places(guesses, view.shard_map)]
+        begin = offset - cut.lead(offset)
+        search = Search(max(0, begin - margin), [view.shapes[shard].rows for shard in shards])
+        search.done = search.offset <= search.nearly or begin >= view.total + margin
         steps = 0
         while not search.done:
             steps += 1
             if steps > _MOST_STEPS or deadline.passed:
                 return None
             search.take(self._halves(view.shard_map, shards, search, deadline))
-        most = search.nearly + 2 * margin + limit
-        after = self._view(view.shard_map, deadline, _rows_from(search.found, most), partial=partial)
+        most = search.nearly + 2 * margin + offset - begin + cut.limit
+        after = self._view(
+            view.shard_map,
+            deadline,
+            lambda current: [*_rows_from(search.found, most)(current), *_counts(places)(current)],
+            partial=partial,
+        )
+        brought, counted = after.parted(len(after.plan.shards))
+        counts = counted.counted(places)
+        offset, limit = cut.ranks(after.total, counts)
         if offset >= after.total:
             return _page(after, offset, [])
-        ahead, rankings = _rows_of(after, search.found, after.afloat)
-        skip = offset - ahead
-        if skip < 0 or skip + limit > most:
+        lead = cut.lead(offset)
+        ahead, rankings = _rows_of(brought, search.found, after.afloat)
+        skip = offset - lead - ahead
+        if skip < 0 or skip + lead + limit > most:
             return None
-        return _page(after, offset, first_rows(rankings, limit, skip))
+        placed = first_rows(rankings, lead + limit, skip)
+        better = dict(zip(guesses, counts[len(cut.places) :], strict=True))
+        return _styled_page(after, cut.style, offset, placed[:lead], placed[lead:], better, guesses, order)
 
     def _halves(self, shard_map: ShardMap, shards: Sequence[int], search: Search, deadline: Deadline) -> list[Halves]:
         calls = []
@@ -525,10 +691,20 @@ class Reader:
         ]
 
     def page_after(
-        self, shard_map: ShardMap, placed: Placed, limit: int, deadline: Deadline, *, partial: bool = False
+        self,
+        shard_map: ShardMap,
+        placed: Placed,
+        limit: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
     ) -> Page:
         """The rows behind a place in the ranking, whatever has changed before it."""
         place = after(placed)
+        if style is not RankStyle.ORDINAL:
+            behind = _Cut(limit, [place], lambda _total, counts: (counts[0], limit), style)
+            return self._cut(shard_map, behind, deadline, partial)
         view = self._glimpse(shard_map, deadline, partial, remembered=True)
         if view.in_order:
             index, sizes = view.shard_map.range_at(place.packed), view.sizes()
@@ -546,16 +722,25 @@ class Reader:
         return _page(look, ahead, first_rows(rankings, limit))
 
     def around_score(
-        self, shard_map: ShardMap, points: int, limit: int, deadline: Deadline, *, partial: bool = False
+        self,
+        shard_map: ShardMap,
+        points: int,
+        limit: int,
+        deadline: Deadline,
+        *,
+        style: RankStyle = RankStyle.ORDINAL,
+        partial: bool = False,
     ) -> Page:
         """The players around some points, a full window where the board has enough players.
 
         In its middle stands who would be overtaken first with these points, reached right when the period began.
         """
         place = Placed(best_of_points(points, shard_map.board.order), Member(b""))
-        view = self._view(shard_map, deadline, _counts([place]), partial=partial)
-        offset = max(0, min(view.counted([place])[0] - limit // 2, view.total - limit))
-        return self.page(view.shard_map, offset, limit, deadline, partial=partial)
+
+        def around(total: int, counts: Sequence[int]) -> tuple[int, int]:
+            return max(0, min(counts[0] - limit // 2, total - limit)), limit
+
+        return self._cut(shard_map, _Cut(limit, [place], around, style), deadline, partial)
 
     def between(
         self,
@@ -566,6 +751,7 @@ class Reader:
         limit: int,
         deadline: Deadline,
         *,
+        style: RankStyle = RankStyle.ORDINAL,
         partial: bool = False,
     ) -> Page:
         """The players with lowest <= points <= highest (None: no bound), from the `offset`-th of them on."""
@@ -573,52 +759,23 @@ class Reader:
         best, worst = (highest, lowest) if order is Order.DESC else (lowest, highest)
         first = START if best is None else Placed(best_of_points(best, order), Member(b""))
         behind = Placed(HIGHEST if worst is None else _behind_points(worst, order), Member(b""))
-        view = self._view(shard_map, deadline, _counts([first, behind]), partial=partial)
-        start, stop = view.counted([first, behind])
-        matching = max(0, stop - start)
-        length = max(0, min(limit, matching - offset))
-        page = self.page(view.shard_map, start + offset, length, deadline, partial=partial)
-        missing = tuple(sorted({*page.missing, *view.missing}))
-        return replace(page, matching=matching, settled=page.settled and view.settled, missing=missing)
+        matching = 0
 
-    # -- ranks in other styles
+        def within(_total: int, counts: Sequence[int]) -> tuple[int, int]:
+            nonlocal matching
+            start, stop = counts[0], counts[1]
+            matching = max(0, stop - start)
+            return start + offset, max(0, min(limit, matching - offset))
 
-    def competition_ranks(
-        self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline, *, partial: bool = False
-    ) -> list[int]:
-        """1224: one more than the number of players with better points, for each of these rows."""
-        points = list(dict.fromkeys(row.points for row in rows))
-        order = shard_map.board.order
-        places = [Placed(best_of_points(value, order), Member(b"")) for value in points]
-        view = self._view(shard_map, deadline, _counts(places), partial=partial)
-        ahead = dict(zip(points, view.counted(places), strict=True))
-        return [1 + ahead[row.points] for row in rows]
-
-    def dense_ranks(
-        self, shard_map: ShardMap, rows: Sequence[Row], deadline: Deadline, *, partial: bool = False
-    ) -> list[int]:
-        """1223: one more than the number of better points that anybody has.
-
-        Told as far as the first MOST_DENSE players reach; OutOfBounds for a row behind those, since beyond them every
-        row of the board would have to be read.
-        """
-        if not rows:
-            return []
-        if rows[-1].rank > MOST_DENSE:
-            raise OutOfBounds(f"dense ranks are told for the first {MOST_DENSE} players", field="rank_style")
-        top = self.page(shard_map, 0, MOST_DENSE, deadline, partial=partial)
-        dense = {points: rank for rank, points in enumerate(dict.fromkeys(row.points for row in top.rows), start=1)}
-        try:
-            return [dense[row.points] for row in rows]
-        except KeyError as error:
-            raise ShardUnavailable("the ranking changes too fast; try again") from error
+        page = self._cut(shard_map, _Cut(limit, [first, behind], within, style), deadline, partial)
+        return replace(page, matching=matching)
 
     # -- how the shards are
 
-    def glance(self, shard_map: ShardMap, deadline: Deadline) -> Glance:
+    def glance(self, shard_map: ShardMap, deadline: Deadline, *, partial: bool = False) -> Glance:
         """The board as a whole."""
-        view = self._view(shard_map, deadline)
-        page = self.page(view.shard_map, 0, 1, deadline)
+        view = self._view(shard_map, deadline, partial=partial)
+        page = self.page(view.shard_map, 0, 1, deadline, partial=partial)
         shapes, order = view.shapes.values(), shard_map.board.order
         return Glance(
             total=view.total,
@@ -626,6 +783,7 @@ class Reader:
             points=sum(shape.points for shape in shapes) + sum(points_of(row.packed, order) for row in view.afloat),
             shards=len(shapes),
             top=page.rows[0] if page.rows else None,
+            missing=tuple(sorted({*view.missing, *page.missing})),
         )
 
     def shapes(self, shard_map: ShardMap, deadline: Deadline) -> list[Shape]:
@@ -653,16 +811,24 @@ class Reader:
             afloat = self._leaving(view, deadline) if view.leaving else {}
         return view
 
-    def _glimpse(self, shard_map: ShardMap, deadline: Deadline, partial: bool, *, remembered: bool) -> _View:
+    def _glimpse(
+        self,
+        shard_map: ShardMap,
+        deadline: Deadline,
+        partial: bool,
+        asks: _Asks = lambda _: (),
+        *,
+        remembered: bool,
+    ) -> _View:
         """A look by the current map, to plan the next one by; `remembered`: the last one will do, if it is not old."""
         last = self._last.get(shard_map.name)
         if remembered and not partial and last is not None and last.shard_map is shard_map and not last.missing:
             age_ms = time.time() * 1000 - last.as_of_ms
             if 0 <= age_ms < _GLIMPSE_MS:
                 return last
-        view = self._look(shard_map, deadline, (), {}, partial)
+        view = self._look(shard_map, deadline, asks(shard_map), {}, partial)
         newer = self._newer_map(view, deadline)
-        return view if newer is None else self._look(newer, deadline, (), {}, partial)
+        return view if newer is None else self._look(newer, deadline, asks(newer), {}, partial)
 
     def _newer_map(self, view: _View, deadline: Deadline) -> ShardMap | None:
         """The published map, if a shard was at a later version than this one."""
@@ -676,7 +842,7 @@ class Reader:
         self,
         shard_map: ShardMap,
         deadline: Deadline,
-        asked: Sequence[tuple[int, Call]],
+        asked: Sequence[tuple[int, _Question]],
         leaving_then: Mapping[Member, Leaving],
         partial: bool,
     ) -> _View:
@@ -686,13 +852,11 @@ class Reader:
         groups: dict[int, list[Member]] = defaultdict(list)
         for member, mover in leaving_then.items():
             groups[mover.about.target].append(member)
-        targets = [(shard, _places_call(shard_map, shard, group)) for shard, group in groups.items()]
-        calls = [*plan.shapes, *(call for _, call in asked), *(call for _, call in targets)]
-        answers = iter(self._functions.on_keys(calls, deadline))
+        targets = [(shard, _places(shard_map, shard, group)) for shard, group in groups.items()]
+        told = self._ask(shard_map, plan, [*asked, *targets], deadline)
         shapes: dict[int, Shape] = {}
         missing = []
-        for shard in plan.shards:
-            answer = next(answers)
+        for shard, answer in zip(plan.shards, told, strict=False):
             if answer.error is None:
                 shapes[shard] = Shape.of_reply(answer.reply)
             elif partial:
@@ -701,9 +865,10 @@ class Reader:
                 raise _unread(answer.error)
         if not shapes:
             raise ShardUnavailable("no shard of this board answers")
-        beside = [(shard, next(answers)) for shard, _ in asked]
+        answers = told[len(plan.shards) :]
+        beside = [(shard, answer) for (shard, _), answer in zip(asked, answers, strict=False)]
         afloat = []
-        for group, answer in zip(groups.values(), answers, strict=True):
+        for group, answer in zip(groups.values(), answers[len(asked) :], strict=True):
             if answer.error is None:
                 for member, place in zip(group, answer.reply[2::2], strict=True):
                     about = leaving_then[member].about
@@ -718,6 +883,37 @@ class Reader:
             self._last.clear()
         self._last[shard_map.name] = replace(view, beside=())
         return view
+
+    def _ask(
+        self, shard_map: ShardMap, plan: _Plan, asked: Sequence[tuple[int, _Question]], deadline: Deadline
+    ) -> list[Answer]:
+        """The shapes of all shards, and what was asked besides, of each shard in one call.
+
+        Only a shard that is not on the map any more, and so in no shape, is asked by itself.
+        """
+        questions: dict[int, list[_Question]] = {shard: [] for shard in plan.shards}
+        others: list[Call] = []
+        for shard, question in asked:
+            if shard in questions:
+                questions[shard].append(question)
+            else:
+                others.append(_call(shard_map, shard, question))
+        calls = [
+            _look_call(shard_map, shard, questions[shard]) if questions[shard] else shape
+            for shard, shape in zip(plan.shards, plan.shapes, strict=True)
+        ]
+        answers = self._functions.on_keys([*calls, *others], deadline)
+        alone = iter(answers[len(calls) :])
+        shapes, beside = [], dict[int, Iterator[Answer]]()
+        for (shard, its), answer in zip(questions.items(), answers, strict=False):
+            if answer.error is not None or not its:
+                shapes.append(answer)
+                beside[shard] = repeat(answer)
+            else:
+                shape, *told = answer.reply
+                shapes.append(Answer(shape))
+                beside[shard] = map(Answer, told)
+        return [*shapes, *(next(beside.get(shard, alone)) for shard, _ in asked)]
 
     def _leaving(self, view: _View, deadline: Deadline) -> dict[Member, Leaving]:
         """Who is on the way out of the shards of this view."""
@@ -769,17 +965,83 @@ def _page(view: _View, offset: int, placed: Sequence[Placed], matching: int | No
     return Page(rows, view.total, view.as_of_ms, view.settled, view.missing, placed, matching)
 
 
-def _standing(view: _View, wanted: _Wanted, rank: int) -> Standing:
-    row = Row(rank, wanted.player, points_of(wanted.placed.packed, view.shard_map.board.order))
-    return Standing(row, max(view.total, rank), view.as_of_ms, view.settled, view.missing)
+def _styled_page(
+    view: _View,
+    style: RankStyle,
+    offset: int,
+    lead: Sequence[Placed],
+    placed: Sequence[Placed],
+    better: Mapping[int, int],
+    guesses: list[int],
+    order: Order,
+) -> Page | None:
+    """A page with its ranks in a style. None where that takes a count which the look did not ask for; then `guesses`
+    has the points for the next one.
+
+    `lead`: the rows before it. `better`: how many players are better than some points.
+    """
+    page = _page(view, offset, placed)
+    if style is RankStyle.ORDINAL or not page.rows:
+        return page
+    earlier = [points_of(packed, order) for packed, _ in lead]
+    if style is RankStyle.DENSE:
+        _refuse_dense(page.rows[-1].rank)
+        distinct = dict.fromkeys([*earlier, *(row.points for row in page.rows)])
+        numbers = {points: number for number, points in enumerate(distinct, start=1)}
+        return replace(page, styled=[numbers[row.points] for row in page.rows])
+    first = page.rows[0]
+    if not earlier or earlier[-1] != first.points:
+        ranks = [first.rank]
+    elif first.points in better:
+        ranks = [1 + better[first.points]]
+    else:
+        guesses.append(first.points)
+        return None
+    for before, row in pairwise(page.rows):
+        ranks.append(ranks[-1] if row.points == before.points else row.rank)
+    return replace(page, styled=ranks)
+
+
+def _refuse_dense(rank: int) -> None:
+    """Beyond the first MOST_DENSE players every row of the board would have to be read."""
+    if rank > MOST_DENSE:
+        raise OutOfBounds(f"dense ranks are told for the first {MOST_DENSE} players", field="rank_style")
+
+
+def _points_places(points: Sequence[int], shard_map: ShardMap) -> list[Placed]:
+    """The places before all players with some points."""
+    return [Placed(best_of_points(value, shard_map.board.order), Member(b"")) for value in points]
+
+
+def _standings(
+    view: _View,
+    players: Sequence[PlayerId],
+    known: Mapping[Member, Placed],
+    ahead: Mapping[Member, int],
+    failed: Mapping[Member, LeaderboardError],
+) -> Standings:
+    """What a look said of players: of those whose rows are `known`, how many are ahead."""
+    told: list[Standing | LeaderboardError] = []
+    total = max([view.total, *(count + 1 for count in ahead.values())])
+    order = view.shard_map.board.order
+    for player in players:
+        member = member_of(player)
+        if member in failed:
+            told.append(failed[member])
+        elif member in ahead:
+            row = Row(ahead[member] + 1, player, points_of(known[member].packed, order))
+            told.append(Standing(row, total, view.as_of_ms, view.settled, view.missing, known[member]))
+        else:
+            told.append(NotOnBoard(f"{player} has no score on {view.shard_map.name}", field="user_id"))
+    return Standings(told, total, view.as_of_ms, view.settled, view.missing)
 
 
 def _counts(places: Sequence[Placed]) -> _Asks:
     """Asks every shard how many of its rows rank before each of some places."""
 
-    def asks(shard_map: ShardMap) -> list[tuple[int, Call]]:
+    def asks(shard_map: ShardMap) -> list[tuple[int, _Question]]:
         return [
-            (shard, _ahead_call(shard_map, shard, places[start : start + SLICE]))
+            (shard, _ahead(places[start : start + SLICE]))
             for shard in shard_map.shards()
             for start in range(0, len(places), SLICE)
         ]
@@ -790,8 +1052,8 @@ def _counts(places: Sequence[Placed]) -> _Asks:
 def _rows_from(place: Placed, most: int) -> _Asks:
     """Asks all shards for their rows from a place on, and how many are before it."""
 
-    def asks(shard_map: ShardMap) -> list[tuple[int, Call]]:
-        return [(shard, _after_call(shard_map, shard, place, most, "-inf")) for shard in shard_map.shards()]
+    def asks(shard_map: ShardMap) -> list[tuple[int, _Question]]:
+        return [(shard, _after(place, most, "-inf")) for shard in shard_map.shards()]
 
     return asks
 
@@ -799,11 +1061,11 @@ def _rows_from(place: Placed, most: int) -> _Asks:
 def _rows_within_from(place: Placed, most: int, index: int, stop: int) -> _Asks:
     """Asks some ranges for those of their own rows that stand behind a place in the first of them, and likewise."""
 
-    def asks(shard_map: ShardMap) -> list[tuple[int, Call]]:
+    def asks(shard_map: ShardMap) -> list[tuple[int, _Question]]:
         found = []
         for part in shard_map.ranges[index:stop]:
             begin = max(place, Placed(part.low, Member(b"")))
-            found += [(shard, _after_call(shard_map, shard, begin, most, part.low)) for shard in part.shards]
+            found += [(shard, _after(begin, most, part.low)) for shard in part.shards]
         return found
 
     return asks
@@ -845,20 +1107,28 @@ def _before(rows: list[Placed], high: PackedScore) -> list[Placed]:
     return rows[: bisect_left(rows, Placed(high, Member(b"")))]
 
 
-def _places_call(shard_map: ShardMap, shard: int, members: Sequence[Member]) -> Call:
-    keys, low = shard_map.keys(shard), shard_map.bounds(shard).low
-    return Call(keys.slot, ("FCALL_RO", "rb1_places", 1, keys.rows, low, *members))
+def _places(shard_map: ShardMap, shard: int, members: Sequence[Member]) -> _Question:
+    return ("places", shard_map.bounds(shard).low, *members)
 
 
-def _after_call(shard_map: ShardMap, shard: int, place: Placed, most: int, low: PackedScore | str) -> Call:
+def _after(place: Placed, most: int, low: PackedScore | str) -> _Question:
+    return ("after", *place, most, low)
+
+
+def _ahead(places: Sequence[Placed]) -> _Question:
+    return ("ahead", *(part for placed in places for part in placed))
+
+
+def _call(shard_map: ShardMap, shard: int, question: _Question) -> Call:
+    """A question by itself."""
+    keys, (name, *args) = shard_map.keys(shard), question
+    return Call(keys.slot, ("FCALL_RO", f"rb1_{name}", 1, keys.rows, *args))
+
+
+def _look_call(shard_map: ShardMap, shard: int, questions: Sequence[_Question]) -> Call:
     keys = shard_map.keys(shard)
-    return Call(keys.slot, ("FCALL_RO", "rb1_after", 1, keys.rows, *place, most, low))
-
-
-def _ahead_call(shard_map: ShardMap, shard: int, places: Sequence[Placed]) -> Call:
-    keys = shard_map.keys(shard)
-    flat = [part for placed in places for part in placed]
-    return Call(keys.slot, ("FCALL_RO", "rb1_ahead", 1, keys.rows, *flat))
+    flat = [part for name, *args in questions for part in (name, len(args), *args)]
+    return Call(keys.slot, ("FCALL_RO", "rb1_look", 3, keys.rows, keys.head, keys.leaving, *flat))
 
 
 def _behind_points(points: int, order: Order) -> PackedScore:

@@ -1,8 +1,12 @@
 """The tops of boards, as one process shows them: read at most every so often, by one reader at a time.
 
 The top is what most requests ask for, and what all of them may share. A page older than `fresh_ms` is read anew by
-whoever comes next; those who come meanwhile wait for that very page. So an answer is at most `fresh_ms` old, plus the
-time it takes to read, and its `as_of_ms` says how old it is: whatever was acknowledged before that moment is in it.
+whoever comes next; who comes while it is being read takes what that reading brings, if it is not too old by then, or
+reads anew. A page's age counts from when its reading *began*. So whatever asks for a top gets one whose reading began
+at most `fresh_ms` before it asked, and `as_of_ms` says when: whatever was acknowledged before that moment is in it.
+
+Other processes have tops of their own, which nobody can take back. Who must be in no top any more, because a player was
+hidden or taken off, waits that time out (`outlive`).
 """
 
 import time
@@ -49,9 +53,15 @@ class Tops:
             raise page
         return page
 
-    def forget(self, name: BoardPeriod) -> None:
-        """Read the top of a board anew, the next time it is asked for."""
-        self._kept.pop(name, None)
+    def outlive(self) -> None:
+        """Return when no process shows a top any more whose reading began before this call.
+
+        A reading that is still under way then is no exception: what it brings is too old to be kept. This holds where
+        all processes have the same `fresh_ms`.
+        """
+        until = Deadline.after(self._fresh_s)
+        while not until.passed:  # a greenlet's sleep may end a little early
+            time.sleep(until.remaining())
 
     def _read_all(self, names: Sequence[BoardPeriod], deadline: Deadline) -> list[Page | LeaderboardError]:
         pages = {name: self._renewed(name, deadline) for name in dict.fromkeys(names)}

@@ -181,6 +181,29 @@ local function rb1_shape(keys)
   return reply
 end
 
+local QUESTIONS = { ahead = rb1_ahead, after = rb1_after, places = rb1_places, within = rb1_within }
+
+--[[ rb1_look: the shape of a shard and whatever else a read asks it, at one moment.
+  KEYS  rows head leaving
+  ARGV  per question: its name, how many arguments it has, and those of the function rb1_<name>
+  Reply the reply of rb1_shape, then that of each question ]]
+local function rb1_look(keys, args)
+  local shape = rb1_shape(keys)
+  if shape.err then
+    return shape
+  end
+  local reply, at = { shape }, 1
+  while at < #args do
+    local own, last = {}, at + 1 + args[at + 1]
+    for i = at + 2, last do
+      own[#own + 1] = args[i]
+    end
+    reply[#reply + 1] = QUESTIONS[args[at]](keys, own)
+    at = last + 1
+  end
+  return reply
+end
+
 --[[ rb1_leaving: some of the players who are on the way out.
   KEYS  leaving
   Reply per player: member, payload ]]
@@ -199,4 +222,5 @@ register_read('rb1_after', rb1_after)
 register_read('rb1_within', rb1_within)
 register_read('rb1_halve', rb1_halve)
 register_read('rb1_shape', rb1_shape)
+register_read('rb1_look', rb1_look)
 register_read('rb1_leaving', rb1_leaving)

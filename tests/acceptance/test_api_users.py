@@ -1,10 +1,14 @@
 """Players through HTTP: made one by one or in batches, read, listed."""
 
+import http.client
+import json
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 from api_calls import BASE, Api, RunningStack
+from waiting import wait_until
 
 pytestmark = pytest.mark.servers
 
@@ -111,3 +115,34 @@ def test_bounds_of_a_board_that_leave_nothing_are_refused_in_the_contracts_words
     [error] = refused.json["errors"]
     assert error["field"] == "highest"
     assert refused.json["detail"] == "`highest` is below `lowest`"
+
+
+def test_whoever_is_hidden_or_taken_off_is_in_no_top_of_any_process_that_is_asked_for_then(api: Api) -> None:
+    """Each process keeps the tops that it has read; a dozen connections reach both."""
+    board = f"tops-{uuid4().hex[:8]}"
+    assert api.post(f"{BASE}/boards", {"board": board, "registration": "open"}).status == 201
+    players = [f"{board}-{number}" for number in range(3)]
+    wins = [{"user_id": player, "score": 9 - number, "board": board} for number, player in enumerate(players)]
+    wait_until(lambda: api.post(f"{BASE}/scores", wins[0]).status == 200, 60, "the board's period is opened")
+    assert [api.post(f"{BASE}/scores", win).status for win in wins[1:]] == [200, 200]
+
+    def tops(connections: list[http.client.HTTPConnection]) -> list[list[str]]:
+        found = []
+        for connection in connections:
+            connection.request(
+                "GET", f"{BASE}/scores?board={board}&limit=5", headers={"Authorization": api.authorization}
+            )
+            answer = connection.getresponse()
+            found.append([entry["user_id"] for entry in json.loads(answer.read())["entries"]])
+        return found
+
+    with ExitStack() as closing_all:
+        connections = [closing_all.enter_context(closing(api.connect())) for _ in range(12)]
+        for _ in range(5):
+            wait_until(lambda: tops(connections) == [players] * 12, 10, "every process has read the whole top")
+            assert api.call("PATCH", f"{USERS}/{players[0]}", {"hidden": True}).status == 200
+            assert tops(connections) == [players[1:]] * 12
+            assert api.call("PATCH", f"{USERS}/{players[0]}", {"hidden": False}).status == 200
+            assert tops(connections) == [players] * 12
+        assert api.call("DELETE", f"{BASE}/scores/{players[0]}?board={board}").status == 200
+        assert tops(connections) == [players[1:]] * 12

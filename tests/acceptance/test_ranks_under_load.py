@@ -115,6 +115,8 @@ def test_every_rank_is_right_at_some_moment_of_its_request(
     name, leaderboard, shard_map = board
     wins: list[Win] = []
     reads: list[Read] = []
+    #: ranks of those who stand still, as pages told them
+    paged: list[Read] = []
     told: Counter[str] = Counter()
 
     def write(over: threading.Event) -> None:
@@ -147,8 +149,11 @@ def test_every_rank_is_right_at_some_moment_of_its_request(
                 if answer["rank_is"] == "exact":
                     reads.append(Read(points_of(number), answer["rank"], sent_at, time.monotonic()))
                 if chance.random() < 0.1:
-                    check_page(call("GET", f"/scores?board={name}&limit=100&offset={chance.randrange(200)}"))
+                    offset, sent_at = chance.randrange(200), time.monotonic()
+                    page = call("GET", f"/scores?board={name}&limit=100&offset={offset}")
+                    paged.extend(check_page(page, offset, sent_at, time.monotonic()))
                     told["pages"] += 1
+                    told["exact pages"] += page["rank_is"] == "exact"
 
     def move(over: threading.Event) -> None:
         """Ranges are cut elsewhere all the time."""
@@ -173,18 +178,45 @@ def test_every_rank_is_right_at_some_moment_of_its_request(
         f"\n{len(wins) / seconds:,.0f} submissions/s for {seconds:.0f} s, {len(reads):,} exact ranks checked;",
         dict(told),
     )
-    assert wrong_ranks(wins, reads, map(points_of, range(len(STANDING)))) == []
+    assert wrong_ranks(wins, [*reads, *paged], map(points_of, range(len(STANDING)))) == []
+    assert paged, "no exact page had anybody who stands still"
     assert told["moved"] > 0, "no player changed shards meanwhile"
     assert told["exact"] > told["recent"], "what moves now and then must not make most ranks recent"
 
 
-def check_page(page: dict[str, Any]) -> None:
-    """Sorted, without gaps, nobody twice."""
+def check_page(page: dict[str, Any], offset: int, sent_at: float, answered_at: float) -> list[Read]:
+    """Sorted, as long as it should be, nobody twice; an exact one lacks nobody who stands still within its span.
+
+    The ranks of those, for the checker.
+    """
     rows = page["entries"]
+    assert [row["rank"] for row in rows] == list(range(offset + 1, offset + 1 + len(rows)))
+    assert len(rows) == max(0, min(100, page["total_players"] - offset))
     points = [row["score"] for row in rows]
     assert points == sorted(points, reverse=True)
-    assert [row["rank"] for row in rows] == list(range(rows[0]["rank"], rows[0]["rank"] + len(rows))) if rows else True
     assert len({row["user_id"] for row in rows}) == len(rows)
+    if page["rank_is"] != "exact" or not rows:
+        return []
+    still = {row["user_id"]: row for row in rows if row["user_id"] in STANDING}
+    for number, player in enumerate(STANDING):
+        if points[-1] <= points_of(number) <= points[0]:
+            assert player in still, f"a gap where {player} stands"
+            assert still[player]["score"] == points_of(number)
+        else:
+            assert player not in still
+    return [Read(row["score"], row["rank"], sent_at, answered_at) for row in still.values()]
+
+
+def test_the_check_of_pages_sees_a_gap() -> None:
+    def row(rank: int, player: str, score: int) -> dict[str, Any]:
+        return {"rank": rank, "user_id": player, "score": score}
+
+    rows = [row(1, "ann", 30), row(2, STANDING[2], 21), row(3, STANDING[1], 11), row(4, STANDING[0], 1)]
+    page = {"rank_is": "exact", "total_players": 4, "entries": rows}
+    assert check_page(page, 0, 1.0, 2.0) == [Read(21, 2, 1.0, 2.0), Read(11, 3, 1.0, 2.0), Read(1, 4, 1.0, 2.0)]
+    gap = page | {"total_players": 3, "entries": [*rows[:2], rows[3] | {"rank": 3}]}
+    with pytest.raises(AssertionError, match="a gap where standing-1 stands"):
+        check_page(gap, 0, 1.0, 2.0)
 
 
 # -- the checker

@@ -189,6 +189,29 @@ def test_a_partial_rank_is_labelled_and_who_is_gone_has_none(broken: Broken) -> 
         assert answer.status_code == 503, "never 404: the player is on the board"
 
 
+def test_a_partial_lookup_says_whom_it_did_not_reach(broken: Broken) -> None:
+    """Who is on the board, and cannot be seen now, is never among those who are not."""
+    answer = broken.call("POST", "/scores/lookup?board=broken&partial=ok", {"user_ids": PLAYERS})
+    assert answer.status_code == 200, answer.json
+    assert (answer.json["rank_is"], answer.json["total_players"]) == ("partial", len(broken.there))
+    assert answer.json["missing_shards"] > 0
+    told = {entry["user_id"]: entry["rank"] for entry in answer.json["entries"]}
+    assert told
+    assert told == {player: rank for rank, player in enumerate(broken.there, start=1) if player in told}
+    assert answer.json["not_found"] == []
+    assert set(answer.json["not_reached"]) == set(PLAYERS) - told.keys()
+    assert set(broken.gone) <= set(answer.json["not_reached"])
+
+
+def test_partial_statistics_are_labelled_and_right_for_what_they_have(broken: Broken) -> None:
+    answer = broken.call("GET", "/stats?board=broken&partial=ok")
+    assert answer.status_code == 200, answer.json
+    points = [PLAYERS.index(player) for player in broken.there]
+    assert answer.json["missing_shards"] > 0
+    assert (answer.json["total_players"], answer.json["top_score"]) == (len(points), points[0])
+    assert answer.json["average_score"] == round(sum(points) / len(points), 2)
+
+
 def test_removing_a_player_of_the_dead_shard_is_refused(broken: Broken) -> None:
     for player in broken.gone[:3]:
         answer = broken.call("DELETE", f"/scores/{player}?board=broken")

@@ -283,6 +283,7 @@ def test_after_many_submissions_all_reads_agree(
         chance.shuffle(batch)
         results = leaderboard.submit(shard_map.name, batch, soon(), rank=RankMode.NONE)
         assert {result.status for result in results} == {"applied"}
+    leaderboard.strays.bring_home(soon())
     board = Filled(leaderboard, shard_map)
     board.placed = sorted(row for shard in shard_map.shards() for row in rows_of(leaderboard, shard_map, shard))
     assert {row.player for row in board.rows} == set(players)
@@ -296,10 +297,12 @@ def test_after_many_submissions_all_reads_agree(
 
 
 def test_reads_while_the_board_is_written(leaderboard: Leaderboard, open_board: OpenBoard) -> None:
-    """Pages may mix moments, but no page repeats a rank, skips one, or shows worse before better within a range."""
+    """No page shows worse before better, nor lacks who stands still, and a settled one has everybody once."""
     shard_map = open_board([50, 100])
     players = [PlayerId(f"p{number}") for number in range(40)]
+    still = {PlayerId("first"): 10**6, PlayerId("second"): 10**6 - 1, PlayerId("last"): 0}
     first = [Submission(player, 1, "m") for player in players]
+    first += [Submission(player, points, "m") for player, points in still.items()]
     leaderboard.submit(shard_map.name, first, soon(), rank=RankMode.NONE)
 
     def write(thread: int) -> None:
@@ -311,12 +314,25 @@ def test_reads_while_the_board_is_written(leaderboard: Leaderboard, open_board: 
     with ThreadPoolExecutor(4) as pool:
         writers = [pool.submit(write, thread) for thread in range(4)]
         while not all(writer.done() for writer in writers):
-            page = leaderboard.top(shard_map.name, 5, 10, soon())
-            assert [row.rank for row in page.rows] == list(range(6, 6 + len(page.rows)))
+            page = leaderboard.top(shard_map.name, 0, 100, soon())
+            points = [row.points for row in page.rows]
+            assert points == sorted(points, reverse=True)
+            assert [row.player for row in page.rows[:2]] == ["first", "second"]
+            assert page.rows[-1].player == "last"
+            if page.settled:
+                assert {row.player for row in page.rows} == {*players, *still}
+                assert len(page.rows) == page.total == 43
+            deep = leaderboard.top(shard_map.name, 5, 10, soon())
+            points = [row.points for row in deep.rows]
+            assert (len(points), points) == (10, sorted(points, reverse=True))
+            assert not deep.settled or len({row.player for row in deep.rows}) == 10
             around = leaderboard.surrounding(shard_map.name, players[0], 3, soon())
             assert players[0] in {row.player for row in around.rows}
+            points = [row.points for row in around.rows]
+            assert (len(points), points) == (7, sorted(points, reverse=True))
         for writer in writers:
             writer.result()
+    leaderboard.strays.bring_home(soon())
     board = Filled(leaderboard, shard_map)
     board.placed = sorted(row for shard in shard_map.shards() for row in rows_of(leaderboard, shard_map, shard))
     assert leaderboard.top(shard_map.name, 0, 100, soon()).rows == board.rows

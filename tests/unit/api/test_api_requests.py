@@ -136,6 +136,7 @@ def test_a_body_that_cannot_be_read_is_the_clients_fault(error: Exception, refus
 
 def test_query_parameters_have_defaults() -> None:
     assert decode_query(PageQuery, "") == PageQuery(limit=10, offset=0, board="global")
+    assert decode_query(PageQuery, "min_score=-7&limit=1") == PageQuery(min_score=-7, limit=1)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,12 @@ def test_query_parameters_have_defaults() -> None:
         ("limit=ten", "limit"),
         ("limit=%20" + "7", "limit"),
         ("limit=" + "9" * 5000, "limit"),
+        ("limit=1.0", "limit"),
+        ("limit=1e1", "limit"),
+        ("min_score=1e3", "min_score"),
+        ("min_score=-1.0", "min_score"),
+        ("max_score=null", "max_score"),
+        ("partial=null", "partial"),
         ("offset=-1", "offset"),
         ("offset=1000000001", "offset"),
         ("limit=1&limit=2", "limit"),
