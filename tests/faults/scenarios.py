@@ -43,6 +43,8 @@ WRITERS = 3
 _KILL = "kill@0.15"
 #: No point of the code, but a moment: the parent kills the child.
 ANYWHERE = "anywhere=kill"
+#: Writers that share their players: a player may only have so many events in a retry window.
+_ERA = 50
 _HOME_S = 20.0
 WRITERS_DIE = [*(f"handoff.{point}={_KILL}" for point in HANDOFF_POINTS), f"write.claimed={_KILL}", ANYWHERE]
 WORKERS_DIE = [ANYWHERE, f"drain.stored={_KILL}"]
@@ -195,8 +197,9 @@ class Traffic:
         retries = [sending for sending in self.owed if self._rng.random() < 0.5]
         self.owed.clear()
         point = next(self._points["writer"])
-        rig = self.rig
-        body = partial(traffic.writer, rig.settings, point, rig.shard_map.name, [*map(str, PLAYERS)], path, retries)
+        rig, era = self.rig, len(self.paths) // _ERA
+        players = [str(player) if era == 0 else f"{player}-{era}" for player in PLAYERS]
+        body = partial(traffic.writer, rig.settings, point, rig.shard_map.name, players, path, retries)
         self._add(fork("writer", body), path, point)
 
     def _fork_worker(self) -> None:
@@ -226,11 +229,11 @@ def running(rig: Rig, name: str, writers: Sequence[str] = ("",), workers: Sequen
 
 
 def killed_in_moves(rig: Rig, times: int) -> Report:
-    """Writers and worker die at every step of a move, so many times in all; some die anywhere at all."""
+    """Writers die at the steps of a move, so many times in all. Others die anywhere at all, and so do the workers."""
     report = Report(scenario="killed_in_moves")
     began = time.monotonic()
     with running(rig, report.scenario, WRITERS_DIE, WORKERS_DIE) as children:
-        while children.deaths.total() < times:
+        while sum(children.deaths[f"handoff.{point}"] for point in HANDOFF_POINTS) < times:
             children.replace_dead(0.05)
             children.kill_the_doomed()
         for child in children.children:  # whom these leave on the way, nobody but the sweeper will bring home
