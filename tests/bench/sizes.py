@@ -80,5 +80,5 @@ def kind_of(key: bytes) -> str:
     """The kind of a key, as docs/keyspace.md has it."""
     words = key.decode().split(":")
     if "dir" in words:
-        return "directory"
+        return "mark" if words[-1] == "mark" else "directory"
     return next((kind for kind in ("recent", "gone") if kind in words), words[-1])
