@@ -259,7 +259,7 @@ class Scrub:
         for shard, members in _by_shard(places).items():
             payloads = [_payload(rows[member], places[member], window) for member in members]
             flat = [item for pair in zip(members, payloads, strict=True) for item in pair]
-            told = arrivals(self._on_shard(shard_map, shard, "rb1_arrive", [0, pack_list(flat)], fence=True))
+            told = arrivals(self._on_shard(shard_map, shard, "rb1_arrive", [pack_list(flat)], fence=True))
             landed = zip(members, told, strict=True)
             back = {member: places[member] for member, arrival in landed if arrival.code == Arrive.ARRIVED}
             self._directory.point(shard_map, back, Deadline.after(_STEP_S))

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from played_boards import OpenBoard, Played, rows_of, soon
 
+import cli.options
 from cli.main import main
 from cli.servers import ServerSet
 from sharding.leaderboard import _said
@@ -25,6 +26,7 @@ def command(servers: ServerSet, monkeypatch: pytest.MonkeyPatch) -> Command:
         settings = msgspec.structs.replace(servers.settings, postgres_dsn=servers.postgres.dsn(database))
         for name, value in settings.environment().items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr(cli.options.logs, "configure", lambda *_: None)  # this process has other tests to run
         where = ("--board", board.name.board, *(("--period", board.name.period) if verb != "rebalance" else ()))
         return CliRunner().invoke(main, [verb, *where, *words])
 

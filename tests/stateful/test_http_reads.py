@@ -41,6 +41,7 @@ from cli.servers import ServerSet
 from runtime.deadlines import Deadline
 from sharding.boards import Operator
 from sharding.functions import departures, step_call
+from sharding.handoff import queue
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.merge import Placed
 from sharding.periods import Period, PeriodKind, following, period_at
@@ -430,7 +431,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Clock, "behind", timedelta())
 
 
-@pytest.mark.usefixtures("clock")
+@pytest.fixture
+def strays_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are, until ranges change or somebody finishes their moves: reads have to put them in their places."""
+    monkeypatch.setattr(queue, "_GATHERED_FOR_S", 60.0)
+
+
+@pytest.mark.usefixtures("clock", "strays_stay")
 def test_every_read_agrees_with_a_sorted_list(service: Service) -> None:
     """Submissions, retries, removals, hidden players, a period that closes, changes of ranges half done, moves broken
     off: no read ever tells another ranking."""
