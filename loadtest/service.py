@@ -10,6 +10,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 _BASE = "/api/v1"
 _TIMEOUT_S = 30.0
@@ -33,8 +34,11 @@ class Service:
         self.url = url.rstrip("/")
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {api_key}"
+        # All that is asked here may be asked twice. A service whose processes are being killed closes connections.
+        again = Retry(3, status=0, backoff_factor=0.3, allowed_methods=None)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_connections=_CONNECTIONS, pool_maxsize=_CONNECTIONS))
+            adapter = HTTPAdapter(pool_connections=_CONNECTIONS, pool_maxsize=_CONNECTIONS, max_retries=again)
+            self._session.mount(scheme, adapter)
 
     def __enter__(self) -> "Service":
         return self

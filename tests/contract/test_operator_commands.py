@@ -1,10 +1,13 @@
 """The operator's commands on a board that works or has lost something: what they say, and what they refuse."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 from played_boards import OpenBoard, Played, rows_of, soon
 
@@ -20,17 +23,21 @@ Command = Callable[..., Result]
 
 
 @pytest.fixture
-def command(servers: ServerSet, monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(servers: ServerSet, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    # This process has other tests to run: its log is not to be what that of a command is.
+    to_stderr = partial(structlog.configure, logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    monkeypatch.setattr(cli.options.logs, "configure", lambda *_: to_stderr())
+
     def run(board: Played, verb: str, *words: str) -> Result:
         ((database,),) = rows_of(board.engine, "SELECT current_database()")
         settings = msgspec.structs.replace(servers.settings, postgres_dsn=servers.postgres.dsn(database))
         for name, value in settings.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(cli.options.logs, "configure", lambda *_: None)  # this process has other tests to run
         where = ("--board", board.name.board, *(("--period", board.name.period) if verb != "rebalance" else ()))
         return CliRunner().invoke(main, [verb, *where, *words])
 
-    return run
+    yield run
+    structlog.reset_defaults()
 
 
 def played(open_one: OpenBoard) -> Played:
