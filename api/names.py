@@ -5,7 +5,9 @@ rest stays nameless, and the answer says so. After a failure nobody asks for a m
 does not hold up every read. Those whose names are asked for at the same time are asked for in one query.
 
 As in `caches.py`, what is remembered is *fresh* for a while and *aging* for as long again: used, and asked for anew in
-the background. So those whom everybody looks at, the top, are never waited for.
+the background. So those whom everybody looks at, the top, are never waited for. Those who are aging gather for a
+moment and are asked for in one query: where many players look at their own ranks, one query each would cost as much as
+all else.
 """
 
 import threading
@@ -24,6 +26,8 @@ from sharding.players import PlayerId
 
 _FRESH_S = 30.0
 _MOST_REMEMBERED = 100_000
+_GATHERED_FOR_S = 0.2
+_MOST_RENEWED = 1_000
 _PATIENCE_S = 1.0
 _PAUSE_S = 3.0
 
@@ -79,7 +83,7 @@ class Names:
             complete = loaded is not None
             remembered.update({player_id: loaded[player_id] for player_id in old} if loaded else {})
         elif old:
-            self._renew(old, now)
+            self._renew(old)
         players = {player_id: known.player for player_id, known in remembered.items() if known and known.player}
         return Found(players, complete or all(known is not None for known in remembered.values()))
 
@@ -88,20 +92,23 @@ class Names:
         with self._lock:
             self._remembered.pop(player_id, None)
 
-    def _renew(self, aging: Sequence[PlayerId], now: float) -> None:
-        """Ask for these players in the background, so far as nobody does."""
+    def _renew(self, aging: Sequence[PlayerId]) -> None:
+        """Ask for these players in the background soon. For whom there is no room now, whoever shows them next will."""
         with self._lock:
-            wanted = [player_id for player_id in aging if player_id not in self._renewing]
-            self._renewing.update(wanted)
-        if wanted:
-            in_background(partial(self._renewed, wanted, now))
+            gathering = bool(self._renewing)
+            self._renewing.update(aging[: max(0, _MOST_RENEWED - len(self._renewing))])
+        if not gathering:
+            in_background(self._renew_together)
 
-    def _renewed(self, wanted: Sequence[PlayerId], now: float) -> None:
+    def _renew_together(self) -> None:
+        time.sleep(_GATHERED_FOR_S)
+        with self._lock:
+            wanted = list(self._renewing)
         try:
-            self._load(wanted, now)
+            self._load(wanted, self._clock())
         finally:
             with self._lock:
-                self._renewing.difference_update(wanted)
+                self._renewing.clear()
 
     def _load(self, wanted: Sequence[PlayerId], now: float) -> dict[PlayerId, _Remembered] | None:
         """What PostgreSQL says; None if it cannot be asked."""

@@ -210,6 +210,21 @@ def test_nobody_waits_for_names_that_are_aging(records: Records) -> None:
     assert len(records.asked) == 2  # one question for all three, and fresh again
 
 
+def test_names_that_age_at_the_same_time_are_asked_for_in_one_question(records: Records) -> None:
+    """However many players look at their own ranks: one each would cost as much as the ranks."""
+    players = [PlayerId(f"p{number}") for number in range(50)]
+    records.values = dict.fromkeys(map(str, players), 1)
+    names = Names(records.profiles, clock=records.clock)
+    names.of(players)
+    records.now += 31
+    for player in players:
+        assert names.of([player]).complete
+    wait_until(lambda: not names._renewing)
+    assert len(records.asked) == 2
+    names.of(players)
+    assert len(records.asked) == 2
+
+
 def test_a_page_without_names_is_better_than_none(records: Records) -> None:
     records.values = {"ann": 1, "bob": 1}
     names = Names(records.profiles, clock=records.clock)
