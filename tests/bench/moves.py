@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from bench import cpu, load
 from bench.measures import REQUESTS_PER_S, Bench, Pair, require_applied, single_requests
+from records.engine import connect
 from runtime.deadlines import Deadline
 from runtime.settings import Settings
 from sharding.boards import BoardPeriod
@@ -23,6 +24,7 @@ from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, period_at
 from sharding.rebalancing import GENTLE_PER_S
 from sharding.scores import PackedScore
+from workers.recutting import recut
 
 #: Players a second that a range move is to reach.
 PROMISED = 20_000.0
@@ -96,6 +98,7 @@ def _moving(settings: Settings, *, players_per_s: float) -> Iterator[Callable[[]
 def _move_to_and_fro(settings: Settings, pipe: Connection, players_per_s: float) -> None:
     """Move ranges until the other end says something."""
     leaderboard = Leaderboard.connect(settings, known_players=lambda _, players: players)
+    engine = connect(settings.postgres_dsn)
     name = BoardPeriod("global", period_at(PeriodKind.MONTH, datetime.now(UTC)).name)
     shard_map = leaderboard.maps.published(name, Deadline.after(10))
     packed = sorted(row.packed for _, rows in leaderboard.lifecycle.members(shard_map) for row in rows)
@@ -103,16 +106,13 @@ def _move_to_and_fro(settings: Settings, pipe: Connection, players_per_s: float)
     pipe.send("begun")
     players, start, busy = 0, time.perf_counter(), time.process_time()
     for turn in count(1):
-        wanted = shard_map.recut(_cuts(packed, len(shard_map.ranges), turn % 2 * shift))
-        shard_map = leaderboard.rebalancer.switch(wanted)
-        done = leaderboard.rebalancer.move_strays(
-            shard_map, Deadline.after(_DEADLINE_S), players_per_s=players_per_s, report=lambda _: None
-        )
-        players += done.moved
+        cuts = _cuts(packed, len(shard_map.ranges), turn % 2 * shift)
+        players += recut(leaderboard, engine, name, cuts, lambda *_: None, players_per_s=players_per_s).moved
         if pipe.poll():
             break
     pipe.send(_Moves(players, time.perf_counter() - start, time.process_time() - busy))
     leaderboard.close()
+    engine.dispose()
 
 
 def _cuts(packed: list[PackedScore], shards: int, shift: float) -> list[PackedScore]:

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -16,13 +17,15 @@ from sqlalchemy import Engine
 from cli.servers import ServerSet
 from records import archives, audit, jobs, partitions, players, shard_maps
 from records.errors import RecordsUnavailable, WrongSchema
+from records.leases import lease
 from records.periods import months_around
 from sharding.boards import BoardPeriod
 from sharding.errors import ShardUnavailable
 from sharding.leaderboard import Leaderboard
 from sharding.periods import PeriodKind, period_at
 from sharding.shard_map import cut_after
-from workers import metrics, resources
+from workers import metrics, recutting, resources
+from workers.recutting import lease_of_moves
 from workers.schedule import SCHEDULE
 from workers.tasks import archive as archive_tasks
 from workers.tasks import audit as audit_tasks
@@ -161,6 +164,59 @@ def test_a_tick_that_comes_twice_and_beside_itself_does_no_harm(
     assert ended["done"] + ended["refused"] == 4
     assert ended["refused"] == 0 or task is archive_tasks.close_due, "another test's board is lost, and says so"
     assert verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
+
+
+@pytest.fixture
+def with_strays(open_one: OpenBoard) -> Played:
+    """A board whose ranges were cut anew by somebody who died before the players moved."""
+    board = open_one(cuts=[10, 20])
+    board.play(200, 400)
+    wanted = board.now().recut([cut_after(points, board.shard_map.board.order) for points in (15, 5)])
+    shard_maps.append(board.engine, board.name.board, board.name.period, 1, wanted.document())
+    board.leaderboard.rebalancer.switch(wanted)
+    assert strays_of(board) > 0
+    return board
+
+
+def strays_of(board: Played) -> int:
+    return sum(view.strays + view.leaving for view in board.leaderboard.shards(board.name, soon()))
+
+
+def test_a_sweep_leaves_a_board_to_whoever_moves_its_players(with_strays: Played) -> None:
+    before = strays_of(with_strays)
+    with lease(with_strays.engine, lease_of_moves(with_strays.name)):
+        handoff_tasks.sweep_all.apply()
+        assert strays_of(with_strays) == before
+    for _ in range(2):  # who is moved by the old map, which the process may still have, goes on from there
+        handoff_tasks.sweep_all.apply()
+    assert strays_of(with_strays) == 0
+
+
+@pytest.mark.parametrize("sweep_ends", [True, False], ids=["sweep ends", "sweep goes on"])
+def test_players_move_once_the_sweep_is_over_or_beside_it(
+    with_strays: Played, monkeypatch: pytest.MonkeyPatch, *, sweep_ends: bool
+) -> None:
+    """Who cuts ranges anew waits a while for the sweep to end, and then nobody sweeps; or goes on beside it."""
+    monkeypatch.setattr(recutting, "_SWEEP_ENDS_S", 30.0 if sweep_ends else 0.1)
+    name, seen = lease_of_moves(with_strays.name), []
+
+    def look(_moved: int, _of: int) -> None:
+        with lease(with_strays.engine, name) as held:
+            seen.append(held is None)
+
+    wanted = with_strays.now()
+    cuts = [part.low for part in wanted.ranges[1:]]
+    with ExitStack() as sweeping:
+        sweeping.enter_context(lease(with_strays.engine, name))
+        if sweep_ends:
+            threading.Timer(0.2, sweeping.pop_all().close).start()
+        done = recutting.recut(
+            with_strays.leaderboard, with_strays.engine, with_strays.name, cuts, look, players_per_s=1e6
+        )
+    assert done.left == strays_of(with_strays) == 0
+    assert done.moved > 0
+    assert seen, "nothing was reported"
+    assert all(seen), "somebody could have swept meanwhile"
 
 
 def test_draining_measures_how_far_behind_the_audit_log_is(open_one: OpenBoard) -> None:

@@ -1,16 +1,19 @@
 """Bringing strays home.
 
 `sweep_all`: late: players whose writer died stay frozen longer (whoever needs one of them moves it). Twice and beside
-itself: every step of a move is idempotent.
+itself: every step of a move is idempotent, and whoever finds the lease of a board taken passes it over.
 """
 
 from datetime import UTC, datetime
 
+from records.leases import lease
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from sharding.errors import LeaderboardError, UnknownBoard
+from sharding.shard_map import ShardMap
 from workers import resources
 from workers.periods import open_boards
+from workers.recutting import lease_of_moves
 from workers.tasks.base import job, log
 
 _SWEEP_S = 20.0
@@ -19,18 +22,25 @@ _SWEEP_S = 20.0
 @job("handoff.sweep_all")
 def sweep_all() -> None:
     """One pass over all shards of all open boards."""
-    leaderboard = resources.leaderboard()
+    leaderboard, engine = resources.leaderboard(), resources.engine()
     deadline = Deadline.after(_SWEEP_S)
-    for board, period in open_boards(resources.engine(), datetime.now(UTC)):
+    for board, period in open_boards(engine, datetime.now(UTC)):
         try:
             shard_map = leaderboard.maps.current(BoardPeriod(board, period), deadline)
         except UnknownBoard:
             continue
-        for shard in shard_map.shards():
-            try:
-                moved = leaderboard.rebalancer.move_some(shard_map, shard, deadline)
-            except LeaderboardError as error:
-                log.warning("sweep_put_off", board=board, period=period, shard=shard, reason=error.detail)
-                continue
-            if moved:
-                log.info("swept", board=board, period=period, shard=shard, players=moved)
+        with lease(engine, lease_of_moves(shard_map.name)) as held:
+            if held is not None:
+                _sweep(shard_map, deadline)
+
+
+def _sweep(shard_map: ShardMap, deadline: Deadline) -> None:
+    name = shard_map.name
+    for shard in shard_map.shards():
+        try:
+            moved = resources.leaderboard().rebalancer.move_some(shard_map, shard, deadline)
+        except LeaderboardError as error:
+            log.warning("sweep_put_off", board=name.board, period=name.period, shard=shard, reason=error.detail)
+            continue
+        if moved:
+            log.info("swept", board=name.board, period=name.period, shard=shard, players=moved)
