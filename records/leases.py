@@ -24,7 +24,8 @@ _RELEASE = text("SELECT pg_advisory_unlock(hashtextextended('rangeboard:lease:' 
 def lease(engine: Engine, name: str, *, wait_s: float = 0) -> Iterator[Connection | None]:
     """The connection that holds the lease, outside of any transaction; None if somebody else has it.
 
-    That is told at once, or after `wait_s`. Leave the block when a statement fails: SQLAlchemy would connect anew for the next one, without the lease.
+    That is told at once, or after `wait_s`. Leave the block when a statement fails: SQLAlchemy would connect anew for
+    the next one, without the lease.
     """
     with driver_errors(), engine.connect() as connection:
         until = time.monotonic() + wait_s
