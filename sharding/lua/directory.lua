@@ -15,15 +15,16 @@ local function rb1_point(keys, args)
     or not are_whole(items, 2, 3, MOST_EPOCH) or not are_whole(items, 3, 3, MOST_EPOCH) then
     return redis.error_reply('RBFORM three values a player: member, shard, epoch')
   end
-  local entries = {}
+  local entries, made, read = {}, {}, {}
   for i, key in ipairs(keys) do
     local member, shard, epoch = items[3 * i - 2], items[3 * i - 1] + 0, items[3 * i] + 0 -- + 0: there is a -0
-    local entry = redis.call('HGET', key, member)
-    local its_shard, its_epoch = string.match(entry or '', '^(%d+):(%d+)$')
-    if its_epoch and tonumber(its_epoch) >= epoch then
-      shard, epoch = tonumber(its_shard), tonumber(its_epoch)
+    local entry = redis.call('HGET', key, member) or ''
+    local its = read[entry] or { string.match(entry, '^(%d+):(%d+)$') }
+    read[entry] = its
+    if its[2] and its[2] + 0 >= epoch then
+      shard, epoch = its[1] + 0, its[2] + 0
     else
-      entry = string.format('%d:%d', shard, epoch)
+      entry = pair_text(made, shard, epoch)
     end
     redis.call('HSET', key, member, entry)
     entries[2 * i - 1], entries[2 * i] = shard, epoch

@@ -14,6 +14,7 @@ local DEPARTED, AT_HOME, NOT_HERE, OTHER_EPOCH, MISDIRECTED = 1, 2, 3, 4, 5
 local ARRIVED, ALREADY = 1, 2
 local PLAYERS = 3
 local MOST_MOVED = 2000 -- players in one call; unpack() takes less than 8,000 values
+local SHORT_LIST = 0x90 -- msgpack's head of a list, with its length in the lower half
 local NONE = {}
 
 local function epoch_of_row(keys, member)
@@ -35,12 +36,17 @@ end
 --[[ A payload is {version, packed, epoch, target, recent window, recent, recent before}, and 1 at the end for a hidden
   player: all of them but the version, or nothing for any other form. ]]
 local function unpack_payload(payload)
-  local fine, content = pcall(cmsgpack.unpack, payload)
-  if fine and type(content) == 'table' and content[1] == PAYLOAD
-    and (#content == 7 or #content == 8 and content[8] == 1)
-    and is_whole(content[2], MOST_EXACT) and is_whole(content[3], MOST_EPOCH) and is_whole(content[4], MOST_EPOCH)
-    and is_whole(content[5], MOST_EXACT) and are_events(content[6]) and are_events(content[7]) then
-    return unpack(content, 2)
+  local count = type(payload) == 'string' and payload ~= '' and string.byte(payload) - SHORT_LIST
+  if count ~= 7 and count ~= 8 then
+    return nil
+  end
+  -- one value after the other, from behind the head: a table for each payload would take longer than what is done with it
+  local fine, rest, version, packed, epoch, target, window, recent, before, hidden =
+    pcall(cmsgpack.unpack_limit, payload, count, 1)
+  if fine and rest == -1 and version == PAYLOAD and (count == 7 or hidden == 1)
+    and is_whole(packed, MOST_EXACT) and is_whole(epoch, MOST_EPOCH) and is_whole(target, MOST_EPOCH)
+    and is_whole(window, MOST_EXACT) and are_events(recent) and are_events(before) then
+    return packed, epoch, target, window, recent, before, hidden
   end
 end
 
@@ -272,7 +278,7 @@ local function rb1_arrive(keys, args)
         came[count] = member
         ranking[#ranking + 1] = packed + 0 -- as a number a command gets 17 digits of it
         ranking[#ranking + 1] = member
-        epochs[2 * count - 1], epochs[2 * count] = member, string.format('%d', epoch)
+        epochs[2 * count - 1], epochs[2 * count] = member, epoch + 0
         all_recent[count], all_before[count] = events_at(window, theirs, recent, before)
         were_here[count] = key_of[i]
         left[#left + 1] = leaving[i] and member or nil
@@ -313,7 +319,7 @@ local function rb1_finish(keys, args)
     return redis.error_reply('RBFORM two values a player: member, epoch')
   end
   local leaving = read_all('HMGET', keys[LEAVING], members)
-  local found, finished, tombstones = {}, {}, {}
+  local found, finished, tombstones, made = {}, {}, {}, {}
   for i, member in ipairs(members) do
     local gone = 0
     if leaving[i] then
@@ -322,7 +328,7 @@ local function rb1_finish(keys, args)
         gone = 1
         finished[#finished + 1] = member
         tombstones[#tombstones + 1] = member
-        tombstones[#tombstones + 1] = string.format('%d:%d', epoch, target)
+        tombstones[#tombstones + 1] = pair_text(made, epoch, target)
       end
     end
     found[i] = gone

@@ -33,6 +33,15 @@ local function text(number)
   return string.format('%.0f', number + 0) -- + 0: there is a -0, and no command takes it
 end
 
+--[[ Two whole numbers as `first:second`; `made` keeps what was made so, for the many who go one way under one epoch. ]]
+local function pair_text(made, first, second)
+  local pairs_of_first = made[first] or {}
+  made[first] = pairs_of_first
+  local pair = pairs_of_first[second] or string.format('%d:%d', first, second)
+  pairs_of_first[second] = pair
+  return pair
+end
+
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)

@@ -406,6 +406,8 @@ class Functions(RuleBasedStateMachine):
                 b"",
                 b"\xc1",
                 b"\x01",
+                7,
+                [1, 0, 9, 0, 0, b"", b""],
                 pack_payload(Leaving(9, PackedScore(0), Memory(), 0), version=2),
                 *(
                     _damaged
@@ -416,6 +418,10 @@ class Functions(RuleBasedStateMachine):
                         b"\x97\x01\x00\x09\x00\x00\xa1x\xa0",  # events: of no form
                         b"\x97\x01\x00\x09\x00\x00\xa0\x00",  # events: a number
                         b"\x96\x01\x00\x09\x00\x00\xa0",  # one too few
+                        b"\x97\x01\x00\x09\x00\x00\xa0",  # fewer than it says
+                        b"\x97\x01\x00\x09\x00\x00\xa0\xa0\x01",  # more than it says
+                        b"\x98\x01\x00\x09\x00\x00\xa0\xa0\x02",  # hidden: 2
+                        b"\x97\x01\x00\x09\x00\x00\xa0\xaax",  # events: cut off
                         b"\x97\x01\xcb\x43\x50\x00\x00\x00\x00\x00\x00\x09\x00\x00\xa0\xa0",  # packed score: 2^54
                         b"\x97\x01\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\x09\x00\x00\xa0\xa0",  # packed score: 1.5
                         b"\x97\x01\x00\xce\x80\x00\x00\x00\x00\x00\xa0\xa0",  # epoch: 2^31
@@ -424,7 +430,7 @@ class Functions(RuleBasedStateMachine):
             ]
         ),
     )
-    def misdirected(self, shard: int, member: Member, payload: bytes) -> None:
+    def misdirected(self, shard: int, member: Member, payload: Any) -> None:
         """A payload of another version or of no form is nobody's: the player stays as it is, whoever else arrives."""
         assert self.windows.recent
         other = next(player for player in PLAYERS if player != member)
