@@ -12,7 +12,7 @@ heads. So a run that dies is resumed by starting it again.
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -37,8 +37,10 @@ GENTLE_PER_S = 5_000
 _ROUND_S = 0.2
 #: Rounds at the same time, each of its own shards.
 _LANES = 3
-#: Calls that comb a shard in vain before it is the next one's turn.
-_COMBED_AT_ONCE = 20
+#: Of each shard in a round of the sweep, and its rounds: those who play meanwhile hardly notice, and one who looks in
+#: vain for strays by their hash has an end.
+_SWEPT_AT_ONCE = 25
+_ROUNDS_OF_A_SWEEP = 20
 _STEP_S = 10.0
 
 
@@ -52,11 +54,10 @@ class Progress:
 
 @dataclass(slots=True)
 class _Round:
-    """What a round did: how many moved, which shards are to be combed further, and which could not be asked."""
+    """What a round did: how many moved, and which shards are to be combed further."""
 
     moved: int = 0
     combing: Sequence[int] = ()
-    failed: dict[int, LeaderboardError] = field(default_factory=dict)
 
 
 class Rebalancer:
@@ -136,23 +137,26 @@ class Rebalancer:
                     if (done.moved or done.combing) and not deadline.passed:
                         rounds[pool.submit(one_round, lane, pause_s)] = lane
 
-    def move_some(self, shard_map: ShardMap, shard: int, deadline: Deadline) -> int:
-        """Finish moves out of this shard that somebody began, and move some of its strays; how many that were."""
-        for _ in range(_COMBED_AT_ONCE):
-            done = self._move_round(shard_map, [shard], BATCH, deadline)
-            if done.failed:
-                raise done.failed[shard]
-            if done.moved or not done.combing:
-                break
-        return done.moved
+    def sweep(self, shard_map: ShardMap, deadline: Deadline) -> int:
+        """Finish moves that somebody began, and bring strays home, a bounded number of each shard's; how many moved.
 
-    def _move_round(self, shard_map: ShardMap, shards: Sequence[int], most: int, deadline: Deadline) -> "_Round":
+        A shard that cannot be asked is passed over, and logged.
+        """
+        swept = 0
+        for _ in range(_ROUNDS_OF_A_SWEEP):
+            done = self._move_round(shard_map, list(shard_map.shards()), _SWEPT_AT_ONCE, deadline)
+            swept += done.moved
+            if deadline.passed or not (done.moved or done.combing):
+                break
+        return swept
+
+    def _move_round(self, shard_map: ShardMap, shards: Sequence[int], most: int, deadline: Deadline) -> _Round:
         """Move so many strays of each of some shards: one call a step and pair of shards, and all pairs at once."""
         done = _Round()
         begun: dict[Member, Leaving] = {}
         rows: dict[Member, tuple[Entry, PackedScore]] = {}
-        to_comb = self._list(shard_map, "rb1_strays", shards, (most,), deadline, done, begun, rows)
-        done.combing = self._list(shard_map, "rb1_comb", to_comb, (), deadline, done, begun, rows)
+        to_comb = self._list(shard_map, "rb1_strays", shards, (most,), deadline, begun, rows)
+        done.combing = self._list(shard_map, "rb1_comb", to_comb, (), deadline, begun, rows)
         done.moved = len(self._mover.complete(shard_map, begun, deadline))
         done.moved += len(self._mover.move(shard_map, rows, deadline))
         return done
@@ -164,7 +168,6 @@ class Rebalancer:
         shards: Sequence[int],
         args: tuple[int, ...],
         deadline: Deadline,
-        done: "_Round",
         begun: dict[Member, Leaving],
         rows: dict[Member, tuple[Entry, PackedScore]],
     ) -> list[int]:
@@ -175,7 +178,6 @@ class Rebalancer:
             shards, self._functions.on_shards(calls, shard_map.retry_window_ms, deadline), strict=True
         ):
             if answer.error is not None:
-                done.failed[shard] = answer.error
                 log.warning("strays_not_listed", board=str(shard_map.name), shard=shard, reason=answer.error.detail)
                 continue
             for member, epoch, packed, payload in strays(answer.reply):

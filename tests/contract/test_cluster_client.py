@@ -813,7 +813,7 @@ def test_a_submission_that_was_applied_before_its_player_moved_is_neither_refuse
         return leaderboard.submit(shard_map.name, [submission], Deadline.after(5), rank=RankMode.NONE)[0]
 
     def sweep() -> None:
-        assert leaderboard.rebalancer.move_some(shard_map, 1, Deadline.after(5)) == 1
+        assert leaderboard.rebalancer.sweep(shard_map, Deadline.after(5)) == 1
 
     assert submit(5, "m0").status is Status.APPLIED
     with first_reply_lost(leaderboard, sweep, reachable=reachable):

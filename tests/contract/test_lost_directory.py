@@ -254,8 +254,7 @@ def test_who_was_leaving_when_the_partition_was_lost_arrives_after_all(open_one:
     failpoints.arm("")
     board.destroy_slot(3)
     rebuild(board).shard(3, quiet)
-    for shard in board.now().shards():
-        board.leaderboard.rebalancer.move_some(board.now(), shard, soon())
+    board.leaderboard.rebalancer.sweep(board.now(), soon())
     ranking = dict(board.ranking())
     assert ranking.pop(player) >> 22 == (before.pop(player) >> 22) - 1_000
     assert ranking == before

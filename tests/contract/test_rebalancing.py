@@ -91,8 +91,7 @@ def test_a_row_that_arrives_by_an_old_map_is_found(
     packed = PackedScore(best.high - 1)
     assert board.step(other, "rb1_arrive", ann, pack_payload(Leaving(2, packed, Memory(), other))).refusal is None
     assert misplaced(leaderboard, board.shard_map) == {ann}
-    while leaderboard.rebalancer.move_some(board.shard_map, other, Deadline.after(10)):
-        pass
+    leaderboard.rebalancer.sweep(board.shard_map, Deadline.after(10))
     assert misplaced(leaderboard, board.shard_map) == set()
 
 
@@ -107,8 +106,7 @@ def test_a_row_that_begins_by_an_old_map_is_found(
     first = Submission(PlayerId("ann"), 500, "m1")
     assert board.apply(other, Asked(ann, 500, first.event(), first.note(), May.CREATE)).refusal is None
     assert misplaced(leaderboard, board.shard_map) == {ann}
-    while leaderboard.rebalancer.move_some(board.shard_map, other, Deadline.after(10)):
-        pass
+    leaderboard.rebalancer.sweep(board.shard_map, Deadline.after(10))
     assert misplaced(leaderboard, board.shard_map) == set()
 
 

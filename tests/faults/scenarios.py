@@ -408,8 +408,7 @@ def _come_home(rig: Rig) -> float:
         try:
             if time.monotonic() >= sweep_at:
                 sweep_at = time.monotonic() + traffic.SWEEP_S
-                for shard in rig.shard_map.shards():
-                    rig.leaderboard.rebalancer.move_some(rig.shard_map, shard, Deadline.after(5))
+                rig.leaderboard.rebalancer.sweep(rig.shard_map, Deadline.after(5))
             views = rig.leaderboard.shards(rig.shard_map.name, Deadline.after(5))
         except LeaderboardError:
             return False

@@ -61,8 +61,7 @@ def read(rig: Rig) -> None:
 
 
 def sweep(rig: Rig) -> None:
-    for shard in rig.shard_map.shards():
-        rig.leaderboard.rebalancer.move_some(rig.shard_map, shard, Deadline.after(1.5))
+    rig.leaderboard.rebalancer.sweep(rig.shard_map, Deadline.after(1.5))
 
 
 def write(rig: Rig) -> None:

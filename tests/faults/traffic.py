@@ -114,9 +114,9 @@ def worker(settings: Settings, failpoints: str, board: BoardPeriod, path: Path) 
             sweep_at = time.monotonic() + SWEEP_S
         try:
             shard_map = leaderboard.maps.current(board, Deadline.after(_DEADLINE_S))
+            if due:
+                leaderboard.rebalancer.sweep(shard_map, Deadline.after(_DEADLINE_S))
             for shard in shard_map.shards():
-                if due:
-                    leaderboard.rebalancer.move_some(shard_map, shard, Deadline.after(_DEADLINE_S))
                 drain_shard(leaderboard, engine, shard_map, shard, 500, Deadline.after(_DEADLINE_S))
         except (LeaderboardError, RecordsError):
             continue  # a node is down; the next round tries again

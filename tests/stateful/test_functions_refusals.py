@@ -78,7 +78,7 @@ def test_an_arrival_where_there_is_no_shard(leaderboard: Leaderboard, board: Raw
     left(board, pack_payload(Leaving(2, STRAY, Memory(), target)))
     board.bare(TARGET, "UNLINK", board.shard_map.keys(TARGET).head)
     with refused(board, why, target):
-        leaderboard.rebalancer.move_some(board.shard_map, SOURCE, Deadline.after(5))
+        leaderboard.rebalancer.sweep(board.shard_map, Deadline.after(5))
 
 
 def test_a_departure_under_an_epoch_from_the_future(leaderboard: Leaderboard, board: RawBoard) -> None:

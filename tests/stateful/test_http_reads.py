@@ -40,12 +40,13 @@ import api.users
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
 from sharding.boards import Operator
+from sharding.directory import Entry
 from sharding.functions import departures, step_call
 from sharding.handoff import queue
 from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.merge import Placed
 from sharding.periods import Period, PeriodKind, following, period_at
-from sharding.players import PlayerId, member_of, parse_player_id
+from sharding.players import Member, PlayerId, member_of, parse_player_id
 from sharding.scores import ELAPSED_SPAN, Order, PackedScore, elapsed_of, pack, points_of
 from sharding.shard_map import cut_after
 
@@ -305,20 +306,28 @@ class Reads(RuleBasedStateMachine):
             progress = rebalancer.move_strays(self.shard_map, soon(), players_per_s=10_000, report=lambda _: None)
             assert progress.left == 0
         elif moves == "some":
-            rebalancer.move_some(self.shard_map, next(self.shard_map.shards()), soon())
+            self.service.leaderboard.mover.move(self.shard_map, dict(list(self.strays().items())[::2]), soon())
+
+    def strays(self) -> dict[Member, tuple[Entry, PackedScore]]:
+        """The rows outside of their shards' ranges, and the entries that they are under."""
+        leaderboard = self.service.leaderboard
+        rows = leaderboard.reader.find_many(self.shard_map, sorted(self.rows), soon(), hidden=True)
+        astray = {
+            member_of(player): row.packed
+            for player, row in sorted(rows.items())
+            if self.shard_map.shard_for(row.packed, member_of(player)) != row.shard
+        }
+        located = leaderboard.directory.locate(self.shard_map, astray, soon(), fresh=True)
+        return {member: (located.entries[member], packed) for member, packed in astray.items()}
 
     def begin_a_move_and_die(self, number: int) -> None:
         """A player who is a stray, if there is one, leaves its shard and arrives nowhere."""
-        leaderboard = self.service.leaderboard
-        rows = leaderboard.reader.find_many(self.shard_map, sorted(self.rows), soon(), hidden=True)
-        homes = {player: self.shard_map.shard_for(row.packed, member_of(player)) for player, row in rows.items()}
-        strays = [player for player in sorted(rows) if homes[player] != rows[player].shard]
+        leaderboard, strays = self.service.leaderboard, self.strays()
         if strays:
-            player = strays[number % len(strays)]
-            member, found, target = member_of(player), rows[player], homes[player]
-            entry = leaderboard.directory.locate(self.shard_map, [member], soon(), fresh=True).of(member)
-            assert entry is not None
-            call = step_call(self.shard_map.keys(found.shard), "rb1_depart", [member, entry.epoch, target])
+            member = list(strays)[number % len(strays)]
+            entry, packed = strays[member]
+            target = self.shard_map.shard_for(packed, member)
+            call = step_call(self.shard_map.keys(entry.shard), "rb1_depart", [member, entry.epoch, target])
             (answer,) = leaderboard.functions.on_shards([call], 3_600_000, soon(), fence=True)
             assert answer.error is None
             assert [code for code, _ in departures(answer.reply)] == [1]

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from records.leases import lease
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
-from sharding.errors import LeaderboardError, UnknownBoard
-from sharding.shard_map import ShardMap
+from sharding.errors import UnknownBoard
 from workers import resources
 from workers.periods import open_boards
 from workers.recutting import lease_of_moves
@@ -30,17 +29,7 @@ def sweep_all() -> None:
         except UnknownBoard:
             continue
         with lease(engine, lease_of_moves(shard_map.name)) as held:
-            if held is not None:
-                _sweep(shard_map, deadline)
-
-
-def _sweep(shard_map: ShardMap, deadline: Deadline) -> None:
-    name = shard_map.name
-    for shard in shard_map.shards():
-        try:
-            moved = resources.leaderboard().rebalancer.move_some(shard_map, shard, deadline)
-        except LeaderboardError as error:
-            log.warning("sweep_put_off", board=name.board, period=name.period, shard=shard, reason=error.detail)
-            continue
-        if moved:
-            log.info("swept", board=name.board, period=name.period, shard=shard, players=moved)
+            if held is None:
+                continue
+            if moved := leaderboard.rebalancer.sweep(shard_map, deadline):
+                log.info("swept", board=board, period=period, players=moved)
