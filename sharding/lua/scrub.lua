@@ -18,9 +18,13 @@ local function rb1_scan(keys, args)
   if over then
     reply[1] = half == '' and redis.call('EXISTS', keys[ASIDE]) == 1 and 'a0' or '0'
   end
+  local members = {}
   for i = 1, #scanned[2], 2 do
-    reply[#reply + 1] = scanned[2][i]
-    reply[#reply + 1] = epoch_of_row(keys, scanned[2][i])
+    members[#members + 1] = scanned[2][i]
+  end
+  local epochs = read_all('HMGET', keys[EPOCHS], members)
+  for i, member in ipairs(members) do
+    reply[2 * i], reply[2 * i + 1] = member, tonumber(epochs[i] or 1)
   end
   return reply
 end
