@@ -14,7 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import count, islice
+from itertools import count, islice, starmap
 from typing import NamedTuple
 
 from runtime.deadlines import Deadline
@@ -35,6 +35,12 @@ class Entry(NamedTuple):
 FIRST_EPOCH = 1
 _MOST_SHARED = 4_096
 _MOST_BOARDS = 1_000
+
+
+@lru_cache(_MOST_SHARED)
+def entry_at(shard: int, epoch: int) -> Entry:
+    """The entry, as one object for all players who are in one place under one epoch: quicker than to make it anew."""
+    return Entry(shard, epoch)
 
 
 class Located(NamedTuple):
@@ -136,7 +142,7 @@ class Directory:
             if answer.error is not None:
                 located.failed.update(dict.fromkeys(members, answer.error))
                 continue
-            located.entries.update(zip(members, map(Entry._make, pointed(answer.reply)), strict=True))
+            located.entries.update(zip(members, starmap(entry_at, pointed(answer.reply)), strict=True))
         self._memory.put(shard_map, located.entries)
         return located
 
@@ -197,13 +203,7 @@ class Directory:
 @lru_cache(_MOST_SHARED)
 def _entry(stored: bytes) -> Entry:
     shard, _, epoch = stored.partition(b":")
-    return _shared(Entry(int(shard), int(epoch)))
-
-
-@lru_cache(_MOST_SHARED)
-def _shared(entry: Entry) -> Entry:
-    """The entry, as one object for all players who are in one place under one epoch."""
-    return entry
+    return entry_at(int(shard), int(epoch))
 
 
 class _Memory:
@@ -241,7 +241,7 @@ class _Memory:
                 known = entries.get(key)
                 if known is None or known.epoch <= entry.epoch:
                     entries.pop(key, None)
-                    entries[key] = _shared(entry)
+                    entries[key] = entry_at(*entry)
             if len(entries) > self._most:
                 spare = len(entries) - self._most
                 for key in list(islice(entries, max(spare, self._at_a_time))):

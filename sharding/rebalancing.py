@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import structlog
 
 from runtime.deadlines import Deadline
-from sharding.directory import Entry
+from sharding.directory import Entry, entry_at
 from sharding.errors import LeaderboardError
 from sharding.functions import MOVE_SLICE, Functions, ShardCall, is_to_be_combed, strays
 from sharding.handoff.mover import Leaving, Mover, leaving
@@ -36,7 +36,7 @@ GENTLE_PER_S = 5_000
 #: Of players that may be moved in a second, so many at once: a rate is kept evenly.
 _ROUND_S = 0.2
 #: Rounds at the same time, each of its own shards.
-_LANES = 3
+_LANES = 5
 #: Of each shard in a round of the sweep, and its rounds: those who play meanwhile hardly notice, and one who looks in
 #: vain for strays by their hash has an end.
 _SWEPT_AT_ONCE = 25
@@ -184,7 +184,7 @@ class Rebalancer:
                 if payload:
                     begun[member] = leaving(shard, payload)
                 else:
-                    rows[member] = (Entry(shard, epoch), PackedScore(packed))
+                    rows[member] = (entry_at(shard, epoch), PackedScore(packed))
             if is_to_be_combed(answer.reply):
                 combing.append(shard)
         return combing

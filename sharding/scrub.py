@@ -44,6 +44,7 @@ log = structlog.get_logger()
 BATCH = 500
 #: A move in flight is over by then, also one whose writer died: the sweeper comes every two seconds.
 SETTLE_S = 5.0
+_MOST_BUCKETS = 64
 _STEP_S = 10.0
 _MOST_HOPS = 10
 #: The player has a row here, or had one that was removed.
@@ -205,15 +206,19 @@ class Scrub:
     def _scrub_entries(self, shard_map: ShardMap, bucket: int, done: Repairs) -> int:
         """Look for the rows of a few buckets' entries; the next bucket."""
         entries: dict[Member, Entry] = {}
+        together = 1  # of full buckets some make a batch, of empty ones there may be thousands
         while len(entries) < BATCH and bucket < shard_map.directory.buckets:
-            slot, key = shard_map.directory.key_of(bucket)
-            flat: list[bytes] = []
-            with self._passing_over(shard_map, done, bucket=bucket):
-                flat = _value(self._functions.on_keys([Call(slot, ("HGETALL", key))], Deadline.after(_STEP_S))[0])
-            for member, stored in zip(flat[::2], flat[1::2], strict=True):
-                shard, _, epoch = stored.partition(b":")
-                entries[Member(member)] = Entry(int(shard), int(epoch))
-            bucket += 1
+            numbers = range(bucket, min(bucket + together, shard_map.directory.buckets))
+            calls = [Call(slot, ("HGETALL", key)) for slot, key in map(shard_map.directory.key_of, numbers)]
+            for number, answer in zip(numbers, self._functions.on_keys(calls, Deadline.after(_STEP_S)), strict=True):
+                flat: list[bytes] = []
+                with self._passing_over(shard_map, done, bucket=number):
+                    flat = _value(answer)
+                for member, stored in zip(flat[::2], flat[1::2], strict=True):
+                    shard, _, epoch = stored.partition(b":")
+                    entries[Member(member)] = Entry(int(shard), int(epoch))
+            bucket = numbers.stop
+            together = min(2 * together, _MOST_BUCKETS)
         done.entries += len(entries)
         suspects = self._nowhere(shard_map, entries, done)
         if suspects:

@@ -11,7 +11,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "drain": {"task": "audit.drain_all", "schedule": 1.0, "options": {"expires": 5}},
     # A process moves its own strays in a moment; what it leaves behind when it dies should be home within five seconds.
     "sweep": {"task": "handoff.sweep_all", "schedule": 2.0, "options": {"expires": 6}},
-    # The scrub repairs what two failures at once leave behind: a million players in some minutes, and then again.
+    # The scrub repairs what two failures at once leave behind: a million players in half an hour, and then again.
     "scrub": {"task": "scrub.scrub_all", "schedule": 60.0, "options": {"expires": 60}},
     # A new period must be open before it starts, a new board soon after it is made.
     "open-periods": {"task": "periods.open_all", "schedule": 10.0, "options": {"expires": 30}},

@@ -19,7 +19,7 @@ import structlog
 from runtime import failpoints, metrics
 from runtime.deadlines import Deadline
 from sharding.cluster.client import Answer
-from sharding.directory import Directory, Entry
+from sharding.directory import Directory, Entry, entry_at
 from sharding.errors import ShardUnavailable
 from sharding.functions import (
     MOVE_SLICE,
@@ -219,7 +219,7 @@ class Mover:
                     refuse(Why.PAYLOAD, shard_map, about.target, member)
                 else:
                     landed[member] = Moved(
-                        Entry(about.target, about.epoch),
+                        entry_at(about.target, about.epoch),
                         bool(arrival.is_stray),
                         PackedScore(about.packed),
                     )
