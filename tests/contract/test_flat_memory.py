@@ -27,8 +27,9 @@ from workers.verify import verify
 pytestmark = pytest.mark.servers
 
 SMALL, LARGE = 2_000, 8_000
-#: Less than anything that a job could keep of each player: the id alone takes three times as much.
-BYTES_A_PLAYER = 24
+#: Less than anything that a job could keep of each player: the id alone takes half as much again. How many batches are
+#: on their way at the peak makes 25 of it.
+BYTES_A_PLAYER = 40
 #: What the jobs hold at a time, in rows: much less than the smaller board has on one shard.
 AT_ONCE = 100
 
