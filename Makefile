@@ -31,7 +31,7 @@ demo: install ## the guided tour, on the running stack or on one of its own
 	$(RANGEBOARD) demo --data-dir $(DATA_DIR)
 
 test: install ## all the tests, on real servers
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-quick: install ## the tests that need no servers
 	$(BIN)/pytest -m "not servers" tests/unit

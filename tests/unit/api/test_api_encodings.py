@@ -73,7 +73,11 @@ def test_every_truncation_is_refused(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("behind", [b"\0", b"garbage", COMPRESS["gzip"](b"[]"), COMPRESS["zstd"](b"[]"), SKIPPABLE])
+@pytest.mark.parametrize(
+    "behind",
+    [b"\0", b"garbage", COMPRESS["gzip"](b"[]"), COMPRESS["zstd"](b"[]"), SKIPPABLE],
+    ids=["a zero", "garbage", "more gzip", "more zstd", "a skippable frame"],
+)
 def test_nothing_may_follow(encoding: str, behind: bytes) -> None:
     with pytest.raises(Malformed):
         decompressed(COMPRESS[encoding](b"[]") + behind, encoding, MOST)
