@@ -108,24 +108,28 @@ class Outbox:
     def __init__(self, functions: Functions) -> None:
         self._functions = functions
 
-    def read(self, keys: ShardKeys, most: int, deadline: Deadline) -> list[RawEntry]:
-        """The oldest entries; all of them are on a replica when this returns. NotDurable if none confirms.
+    def read(self, keys: Sequence[ShardKeys], most: int, deadline: Deadline) -> list[list[RawEntry]]:
+        """The oldest entries of each outbox, all of them on a replica when this returns; NotDurable if none confirms.
 
         Where the primary has no replica at all nothing could take its place, and unless the settings insist on
         replicas it is read without: a lost replica must not end in a full outbox.
         """
-        if not self.lengths([keys], deadline)[0]:
-            return []
+        found: list[list[RawEntry]] = [[] for _ in keys]
+        filled = [place for place, length in enumerate(self.lengths(keys, deadline)) if length]
         # In one message, so that one node answers both: a primary that came back stale would show entries that the one
         # which took its place has never had, and it is the latter that would confirm a touch of its own.
-        read = Call(keys.slot, ("XRANGE", keys.outbox, "-", "+", "COUNT", most))
-        touch = Call(keys.slot, ("HINCRBY", keys.head, "drains", 1))
-        answers = self._functions.on_keys([read, touch], deadline, fence=True)
-        self._functions.hold([keys.slot, keys.slot], answers)
+        calls = []
+        for each in (keys[place] for place in filled):
+            calls.append(Call(each.slot, ("XRANGE", each.outbox, "-", "+", "COUNT", most)))
+            calls.append(Call(each.slot, ("HINCRBY", each.head, "drains", 1)))
+        answers = self._functions.on_keys(calls, deadline, fence=True)
+        self._functions.hold([call.slot for call in calls], answers)
         for answer in answers:
             if answer.error is not None:
                 raise answer.error
-        return [RawEntry(entry_id.decode(), fields) for entry_id, fields in answers[0].reply]
+        for place, entries in zip(filled, answers[::2], strict=True):
+            found[place] = [RawEntry(entry_id.decode(), fields) for entry_id, fields in entries.reply]
+        return found
 
     def last(self, keys: ShardKeys, deadline: Deadline) -> str | None:
         """The id of the newest entry; None if there is none."""
@@ -136,11 +140,15 @@ class Outbox:
         """Whether an entry with this id, or an older one, is still there."""
         return bool(self._reply(Call(keys.slot, ("XRANGE", keys.outbox, "-", last, "COUNT", 1)), deadline))
 
-    def trim(self, keys: ShardKeys, last: str, deadline: Deadline) -> int:
-        """Remove the entries up to and including `last`; how many that were."""
-        milliseconds, _, sequence = last.partition("-")
-        after = f"{milliseconds}-{int(sequence) + 1}"
-        return int(self._reply(Call(keys.slot, ("XTRIM", keys.outbox, "MINID", after)), deadline))
+    def trim(self, keys: Sequence[ShardKeys], lasts: Sequence[str], deadline: Deadline) -> None:
+        """Remove from each outbox the entries up to and including its last."""
+        calls = []
+        for each, last in zip(keys, lasts, strict=True):
+            milliseconds, _, sequence = last.partition("-")
+            calls.append(Call(each.slot, ("XTRIM", each.outbox, "MINID", f"{milliseconds}-{int(sequence) + 1}")))
+        for answer in self._functions.on_keys(calls, deadline):
+            if answer.error is not None:
+                raise answer.error
 
     def backlogs(self, shard_map: ShardMap, deadline: Deadline) -> dict[int, "Backlog | LeaderboardError"]:
         """What waits in the outbox of each shard, or why that cannot be told."""

@@ -1,8 +1,9 @@
-"""The drain: from a shard's outbox into `games`, each entry once.
+"""The drain: from the outboxes of shards into `games`, each entry once.
 
-Under a lease, so that one process drains a shard: read the oldest entries (only such as a replica has), store them in
-one transaction, take back what turns out to have been applied twice, then trim the entries from the stream. A crash
-anywhere reads again, stores nothing twice and takes nothing back twice.
+Under leases, so that one process drains a shard: read the oldest entries (only such as a replica has), store them in
+one transaction, take back what turns out to have been applied twice, then trim the entries from the streams. A crash
+anywhere reads again, stores nothing twice and takes nothing back twice. Shards share each of these steps: while play is
+slow, the steps cost more than what they store.
 
 Nothing blocks what is behind it. An entry that cannot be decoded, or holds a row that PostgreSQL cannot, goes to
 quarantine in the same transaction, and its other rows are stored. A month without a partition is made on the way.
@@ -12,9 +13,9 @@ that was too many, as after an import, they are stored in parts: a transaction h
 stays flat.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -23,7 +24,7 @@ from records import partitions
 from records.audit import AuditEntry, AuditRow, QuarantinedEntry, Stored, last_before, rows_of, store, unfit
 from records.boards import Operator
 from records.errors import InvalidRecord, MissingPartition
-from records.leases import lease
+from records.leases import leases
 from runtime import failpoints
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
@@ -40,9 +41,17 @@ log = structlog.get_logger()
 
 #: Batches of one run: a task that goes on for ever is never seen to be stuck.
 _MOST_BATCHES = 200
+#: Of each shard, before it is known how large they are.
 _FIRST_ENTRIES = 20
 #: Of entries as they come, in one transaction: a row has 100 to 250.
 _BYTES_AT_ONCE = 3_000_000
+
+
+class _Waiting(NamedTuple):
+    """An entry, and the shard whose outbox it is in."""
+
+    shard: int
+    entry: RawEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,85 +75,90 @@ class Drained:
         )
 
 
-def drain_shard(
+def drain_shards(
     leaderboard: Leaderboard,
     engine: Engine,
     shard_map: ShardMap,
-    shard: int,
+    shards: Sequence[int],
     most: int,
     deadline: Deadline,
     *,
     compensate: bool = True,
 ) -> Drained:
-    """Store what the shard's outbox holds, at most `most` entries a transaction, until it is empty or time is up.
+    """Store what the outboxes of shards hold, `most` entries of each at a time, until they are empty or time is up.
 
-    Does nothing if somebody else drains this shard. `compensate`: take back what was applied twice; not where the rows
-    are about to be made anew from the audit.
+    Passes over shards that somebody else drains. What one of them fails with, all do: then it takes a run for each.
+    `compensate`: take back what was applied twice; not where the rows are about to be made anew from the audit.
     """
-    keys = shard_map.keys(shard)
     done = Drained()
-    with lease(engine, f"drain:{keys.outbox}") as connection:
-        if connection is None:
-            return done
+    names = {f"drain:{shard_map.keys(shard).outbox}": shard for shard in shards}
+    with leases(engine, list(names)) as (connection, held):
+        left = [names[name] for name in held]
         wanted = min(most, _FIRST_ENTRIES)
         for _ in range(_MOST_BATCHES):
-            entries = leaderboard.outbox.read(keys, wanted, deadline)
-            if not entries:
+            found = leaderboard.outbox.read([shard_map.keys(shard) for shard in left], wanted, deadline)
+            waiting = [_Waiting(shard, entry) for shard, entries in zip(left, found, strict=True) for entry in entries]
+            if not waiting:
                 break
             surplus = 0
-            for part in _parts(entries):
-                stored, one = _store(connection, engine, shard_map, shard, part)
+            for part in _parts(waiting):
+                stored, one = _store(connection, engine, shard_map.name, part)
                 failpoints.reach("drain.stored")
                 if compensate and stored.surplus:
                     _take_back(leaderboard, connection, shard_map, stored.surplus, deadline)
                     failpoints.reach("drain.compensated")
-                leaderboard.outbox.trim(keys, part[-1].entry_id, deadline)
+                lasts = {shard: entry.entry_id for shard, entry in part}
+                leaderboard.outbox.trim([shard_map.keys(shard) for shard in lasts], list(lasts.values()), deadline)
                 done = done.plus(one)
                 surplus += one.surplus
                 _count(shard_map.name, one)
-            if deadline.passed or (len(entries) < wanted and not surplus):  # what takes it back is there by now
+            if not surplus:  # else what takes it back is there by now
+                left = [shard for shard, entries in zip(left, found, strict=True) if len(entries) == wanted]
+            if deadline.passed or not left:
                 break
-            wanted = max(1, min(most, _BYTES_AT_ONCE * len(entries) // sum(entry.size for entry in entries)))
+            size = sum(each.entry.size for each in waiting)
+            wanted = max(1, min(most, _BYTES_AT_ONCE * len(waiting) // (size * len(left))))
     return done
 
 
-def _parts(entries: Sequence[RawEntry]) -> Iterator[Sequence[RawEntry]]:
+def _parts(waiting: Sequence[_Waiting]) -> Iterator[Sequence[_Waiting]]:
     """The entries in runs that are stored together; one that is too large by itself is a run of its own."""
     first = size = 0
-    for place, entry in enumerate(entries):
-        if place > first and size + entry.size > _BYTES_AT_ONCE:
-            yield entries[first:place]
+    for place, each in enumerate(waiting):
+        if place > first and size + each.entry.size > _BYTES_AT_ONCE:
+            yield waiting[first:place]
             first, size = place, 0
-        size += entry.size
-    yield entries[first:]
+        size += each.entry.size
+    yield waiting[first:]
 
 
 def _store(
-    connection: Connection, engine: Engine, shard_map: ShardMap, shard: int, entries: Sequence[RawEntry]
+    connection: Connection, engine: Engine, name: BoardPeriod, waiting: Sequence[_Waiting]
 ) -> tuple[Stored, Drained]:
     """Store entries, with what cannot be stored put aside."""
     audited: list[AuditEntry] = []
-    aside: dict[str, str] = {}
-    for entry in entries:
+    aside: dict[tuple[int, str], str] = {}
+    for shard, entry in waiting:
         try:
-            audited.append(_audited(shard_map.name, shard, entry))
+            audited.append(_audited(name, shard, entry))
         except Undecodable as error:
-            aside[entry.entry_id] = error.detail
+            aside[shard, entry.entry_id] = error.detail
     try:
-        stored = _store_entries(connection, engine, audited, _quarantined(shard_map.name, shard, entries, aside))
+        stored = _store_entries(connection, engine, audited, _quarantined(name, waiting, aside))
     except InvalidRecord as refused:
         rows = rows_of(audited)
         bad = {wrong.index: wrong for wrong in unfit(rows) if wrong.index is not None}
         if not bad:
             raise
         for index, wrong in bad.items():
-            aside.setdefault(rows[index].entry_id, f"item {rows[index].entry_item}: {wrong.field} {wrong.detail}")
-        log.warning("rows_refused", shard=shard, rows=len(bad), reason=refused.detail)
+            row = rows[index]
+            aside.setdefault((row.shard, row.entry_id), f"item {row.entry_item}: {wrong.field} {wrong.detail}")
+        log.warning("rows_refused", board=str(name), rows=len(bad), reason=refused.detail)
         audited = [row.alone() for index, row in enumerate(rows) if index not in bad]
-        stored = _store_entries(connection, engine, audited, _quarantined(shard_map.name, shard, entries, aside))
-    for entry_id, reason in aside.items():
-        log.error("outbox_entry_quarantined", shard=shard, entry_id=entry_id, reason=reason)
-    return stored, Drained(len(entries), stored.inserted, stored.repeated, len(stored.surplus), len(aside))
+        stored = _store_entries(connection, engine, audited, _quarantined(name, waiting, aside))
+    for (shard, entry_id), reason in aside.items():
+        log.error("outbox_entry_quarantined", board=str(name), shard=shard, entry_id=entry_id, reason=reason)
+    return stored, Drained(len(waiting), stored.inserted, stored.repeated, len(stored.surplus), len(aside))
 
 
 def _store_entries(
@@ -158,12 +172,12 @@ def _store_entries(
 
 
 def _quarantined(
-    name: BoardPeriod, shard: int, entries: Sequence[RawEntry], aside: dict[str, str]
+    name: BoardPeriod, waiting: Sequence[_Waiting], aside: Mapping[tuple[int, str], str]
 ) -> list[QuarantinedEntry]:
     return [
-        QuarantinedEntry(name.board, name.period, shard, entry.entry_id, entry.content(), aside[entry.entry_id])
-        for entry in entries
-        if entry.entry_id in aside
+        QuarantinedEntry(name.board, name.period, shard, entry.entry_id, entry.content(), aside[shard, entry.entry_id])
+        for shard, entry in waiting
+        if (shard, entry.entry_id) in aside
     ]
 
 

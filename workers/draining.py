@@ -10,7 +10,7 @@ from runtime.deadlines import Deadline
 from sharding.errors import ShardUnavailable
 from sharding.leaderboard import Leaderboard
 from sharding.shard_map import ShardMap
-from workers.drain import drain_shard
+from workers.drain import drain_shards
 from workers.patience import patiently
 
 _ENTRIES = 2_000
@@ -44,7 +44,7 @@ def _drain_up_to(
     while last is not None and leaderboard.outbox.has_up_to(keys, last, deadline):
         step = Deadline(min(deadline.at, Deadline.after(_STEP_S).at))
         drained = patiently(
-            partial(drain_shard, leaderboard, engine, shard_map, shard, _ENTRIES, step, compensate=compensate)
+            partial(drain_shards, leaderboard, engine, shard_map, [shard], _ENTRIES, step, compensate=compensate)
         )
         if deadline.passed:
             raise ShardUnavailable(f"the outbox of shard {shard} could not be emptied in time")

@@ -30,7 +30,7 @@ from sharding.players import PlayerId
 from sharding.submissions import Status
 from workers import metrics
 from workers.compensation import OWN_MARK
-from workers.drain import Drained, drain_shard
+from workers.drain import Drained, drain_shards
 from workers.periods import open_current
 from workers.rebuild import Rebuild
 from workers.verify import verify
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.servers
 
 
 def drain(board: Played, shard: int = 0, *, most: int = 2_000) -> Drained:
-    return drain_shard(board.leaderboard, board.engine, board.now(), shard, most, soon())
+    return drain_shards(board.leaderboard, board.engine, board.now(), [shard], most, soon())
 
 
 def games(board: Played) -> list[tuple[str, str, int]]:
@@ -129,6 +129,35 @@ def test_two_drains_of_one_shard_are_one(open_one: OpenBoard) -> None:
         held.commit()
         rows_of(board.engine, "SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
         assert drain(board).stored == 5
+
+
+# -- shards together
+
+
+def test_shards_are_drained_in_one_transaction(open_one: OpenBoard) -> None:
+    """All but the one that somebody else drains; what cannot be read is put aside under its own shard."""
+    board = open_one(cuts=[10, 20, 30])
+    board.play(200, 300)
+    poisoned = board.on_shard(2, "XADD", "@outbox", "*", "e", "x").decode()
+    with lease(board.engine, f"drain:{board.now().keys(1).outbox}"):
+        drained = drain_shards(board.leaderboard, board.engine, board.now(), range(4), 2_000, soon())
+    counts = "SELECT count(*), count(DISTINCT shard), count(DISTINCT xmin::text) FROM games WHERE board = :board"
+    assert rows_of(board.engine, counts, board=board.name.board) == [(drained.stored, 3, 1)]
+    where = "SELECT shard, entry_id FROM audit_quarantine WHERE board = :board"
+    assert rows_of(board.engine, where, board=board.name.board) == [(2, poisoned)]
+    assert [board.on_shard(shard, "XLEN", "@outbox") > 0 for shard in range(4)] == [False, True, False, False]
+    assert drained.stored + drain(board, 1).stored == 300
+    assert verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
+
+
+def test_a_long_outbox_beside_short_ones_is_emptied_as_well(open_one: OpenBoard) -> None:
+    board = open_one(cuts=[10, 20])
+    board.play(30, 30, most=9)
+    for number in range(45):
+        board.submit([Submission(PlayerId("far"), 30 if number == 0 else 0, f"m{number}")])
+    drained = drain_shards(board.leaderboard, board.engine, board.now(), range(3), 10, soon())
+    assert drained.stored == 75
+    assert [board.on_shard(shard, "XLEN", "@outbox") for shard in range(3)] == [0, 0, 0]
 
 
 # -- nothing blocks it
@@ -310,7 +339,7 @@ def test_what_was_applied_twice_is_taken_back_while_the_shard_is_frozen_and_full
         msgspec.structs.replace(servers.settings, outbox_limit=1), known_players=lambda _, players: players
     )
     try:
-        drain_shard(full, board.engine, board.now(), 0, 100, soon())
+        drain_shards(full, board.engine, board.now(), [0], 100, soon())
     finally:
         full.close()
     assert board.points("ann") == 9

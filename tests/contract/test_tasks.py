@@ -11,8 +11,8 @@ import pytest
 import structlog
 from celery.contrib.testing.app import TestApp
 from celery.exceptions import SoftTimeLimitExceeded
-from played_boards import OpenBoard, Played, soon
-from sqlalchemy import Engine
+from played_boards import OpenBoard, Played, rows_of, soon
+from sqlalchemy import Engine, text
 
 from cli.servers import ServerSet
 from records import archives, audit, jobs, partitions, players, shard_maps
@@ -237,6 +237,26 @@ def test_draining_measures_how_far_behind_the_audit_log_is(open_one: OpenBoard) 
     assert metrics.outbox_entries.labels(board.name.board)._value.get() == 0
     assert metrics.audit_lag_seconds.labels(board.name.board)._value.get() == 0
     assert audit.totals(board.engine, board.name.board, board.name.period).games == 100
+
+
+def test_a_shard_that_cannot_be_stored_stops_no_other(open_one: OpenBoard) -> None:
+    """What PostgreSQL refuses for a reason that nobody foresaw stays in its outbox, and is stored once it can be."""
+    board = open_one(cuts=[10])
+    board.win("ann", 5, "m1")
+    board.win("bob", 654_321, "m1")
+    stored = "SELECT user_id FROM games WHERE board = :board ORDER BY user_id"
+    refused = seconds_of("audit.drain_shards", "refused")
+    with board.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE games ADD CONSTRAINT games_value_check CHECK (value <> 654321)"))
+    try:
+        audit_tasks.drain_all.apply()
+        assert rows_of(board.engine, stored, board=board.name.board) == [("ann",)]
+        assert seconds_of("audit.drain_shards", "refused") == refused + 1
+    finally:
+        with board.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE games DROP CONSTRAINT games_value_check"))
+    audit_tasks.drain_all.apply()
+    assert rows_of(board.engine, stored, board=board.name.board) == [("ann",), ("bob",)]
 
 
 def test_periods_that_are_over_are_closed_however_late(open_one: OpenBoard) -> None:

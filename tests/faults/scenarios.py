@@ -29,7 +29,7 @@ from sharding.players import PlayerId, member_of
 from sharding.scores import pack
 from sharding.scrub import Repairs
 from sharding.submissions import Status
-from workers.drain import drain_shard
+from workers.drain import drain_shards
 from workers.scrub import scrub
 from workers.verify import verify
 
@@ -421,7 +421,7 @@ def _come_home(rig: Rig) -> float:
 def _drained(rig: Rig, shard: int) -> bool:
     deadline = Deadline.after(10)
     try:
-        drain_shard(rig.leaderboard, rig.engine, rig.shard_map, shard, 500, deadline)
+        drain_shards(rig.leaderboard, rig.engine, rig.shard_map, [shard], 500, deadline)
         return rig.leaderboard.outbox.lengths([rig.shard_map.keys(shard)], deadline) == [0]
     except LeaderboardError:
         return False

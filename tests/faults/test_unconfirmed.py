@@ -97,8 +97,9 @@ def test_the_audit_waits_for_the_replica(damage: Damage) -> None:
     with silent_replica(rig, where.shard):
         damage.command(keys.slot, "XADD", keys.outbox, "*", "e", b"unheard")
         with pytest.raises(NotDurable):
-            rig.leaderboard.outbox.read(keys, 10, Deadline.after(5))
-    assert len(rig.leaderboard.outbox.read(keys, 10, Deadline.after(5))) == 2
+            rig.leaderboard.outbox.read([keys], 10, Deadline.after(5))
+    (entries,) = rig.leaderboard.outbox.read([keys], 10, Deadline.after(5))
+    assert len(entries) == 2
 
 
 def test_a_lost_replica_does_not_stop_the_audit(damage: Damage) -> None:

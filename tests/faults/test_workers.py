@@ -38,7 +38,7 @@ from sharding.leaderboard import Leaderboard, RankMode, Submission
 from sharding.periods import PeriodKind, period_at
 from sharding.players import PlayerId
 from sharding.submissions import Status
-from workers.drain import drain_shard
+from workers.drain import drain_shards
 from workers.periods import open_current
 from workers.verify import verify
 
@@ -250,7 +250,7 @@ def test_a_worker_that_is_told_to_end_ends_its_drain_first(rig: Rig, tmp_path: P
             assert scene.workers.end_worker() == 0
         shard_map = scene.leaderboard.maps.published(scene.name, Deadline.after(10))
         left = [
-            drain_shard(scene.leaderboard, scene.engine, shard_map, shard, 500, Deadline.after(30))
+            drain_shards(scene.leaderboard, scene.engine, shard_map, [shard], 500, Deadline.after(30))
             for shard in shard_map.shards()
         ]
         assert sum(drained.stored for drained in left) > 0, "submissions went on while nobody drained"

@@ -24,7 +24,7 @@ from sharding.errors import LeaderboardError, Outcome
 from sharding.leaderboard import Leaderboard, RankMode, Result, Submission
 from sharding.players import PlayerId
 from sharding.submissions import Status
-from workers.drain import drain_shard
+from workers.drain import drain_shards
 from workers.schedule import SCHEDULE
 
 from .rig import FURTHEST
@@ -117,7 +117,7 @@ def worker(settings: Settings, failpoints: str, board: BoardPeriod, path: Path) 
             if due:
                 leaderboard.rebalancer.sweep(shard_map, Deadline.after(_DEADLINE_S))
             for shard in shard_map.shards():
-                drain_shard(leaderboard, engine, shard_map, shard, 500, Deadline.after(_DEADLINE_S))
+                drain_shards(leaderboard, engine, shard_map, [shard], 500, Deadline.after(_DEADLINE_S))
         except (LeaderboardError, RecordsError):
             continue  # a node is down; the next round tries again
         finally:

@@ -8,19 +8,19 @@ lock, and finds nothing.
 
 from datetime import UTC, datetime
 
-from records.errors import RecordsError
+from records.errors import InvalidRecord
 from runtime.deadlines import Deadline
 from sharding.boards import BoardPeriod
 from sharding.errors import LeaderboardError, UnknownBoard
 from workers import metrics, resources
-from workers.drain import drain_shard
+from workers.drain import drain_shards as drain
 from workers.periods import open_boards
 from workers.retention import drop_old_months as drop
 from workers.tasks.base import job, log
 
 _LOOK_S = 5.0
 _DRAIN_S = 30.0
-#: Shards in one task: waking a task for each would cost more than draining a second's entries does.
+#: Shards in one task, and in one transaction of it: for each by itself, the steps would cost more than the rows do.
 _TOGETHER = 8
 #: Entries from which on a shard has a task of its own, so that nobody waits behind it.
 _LONG = 1_000
@@ -67,22 +67,21 @@ def drain_all() -> None:
 
 @job("audit.drain_shards")
 def drain_shards(board: str, period: str, shards: list[int]) -> None:
-    """Store the outboxes of shards, one after the other. One that cannot be stored now does not stop the others."""
-    leaderboard = resources.leaderboard()
+    """Store the outboxes of shards, all together; where that fails, each by itself, so that none stops the others."""
+    leaderboard, engine = resources.leaderboard(), resources.engine()
     deadline = Deadline.after(_DRAIN_S)
     shard_map = leaderboard.maps.current(BoardPeriod(board, period), deadline)
-    batch = resources.settings().drain_batch
-    failed: LeaderboardError | RecordsError | None = None
-    for shard in shards:
-        try:
-            drained = drain_shard(leaderboard, resources.engine(), shard_map, shard, batch, deadline)
-        except (LeaderboardError, RecordsError) as error:
-            failed = error
-            continue
-        if drained.entries:
-            log.debug("drained", board=board, period=period, shard=shard, stored=drained.stored)
-    if failed is not None:
-        raise failed
+    try:
+        drained = drain(leaderboard, engine, shard_map, shards, resources.settings().drain_batch, deadline)
+    except (LeaderboardError, InvalidRecord) as error:
+        if len(shards) == 1:
+            raise
+        log.warning("drained_apart", board=board, period=period, shards=shards, reason=error.detail)
+        for shard in shards:
+            drain_shards.apply_async((board, period, [shard]), expires=10)
+        return
+    if drained.entries:
+        log.debug("drained", board=board, period=period, shards=shards, stored=drained.stored)
 
 
 @job("audit.drop_old_months")
