@@ -9,6 +9,9 @@
 - PostgreSQL's driver waits in C and would stop the whole process. It is told to wait cooperatively, and not for ever:
   under this way of waiting the driver's own timeout for connecting has no effect, and a server that hangs cannot
   enforce the timeout of a statement.
+
+And gunicorn sends the head of an answer, then its body: two system calls, two packets, two times that the client wakes
+up. Here they go together.
 """
 
 import errno
@@ -64,8 +67,12 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """Serve one request, and make sure that the next one can be found behind it."""
         sock.settimeout(SOCKET_TIMEOUT_S)
         req.body.reader = _InTime(req.body.reader, BODY_TIMEOUT_S)
+        answer = _Together(sock)
         try:
-            handled = super().handle_request(listener_name, req, sock, addr)
+            try:
+                handled = super().handle_request(listener_name, req, answer, addr)
+            finally:
+                answer.flush()
             if not req.body.failed and not _drained(req.body):
                 raise StopIteration
         except TimeoutError as error:  # it takes nothing of its answer: gone, as if it had reset the connection
@@ -85,6 +92,36 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             _part(client, _answer(status))
         except OSError:
             self.log.debug("The client did not wait for its answer")
+
+
+class _Together:
+    """A client's socket that keeps what is sent first, the head of an answer, until the next, or `flush`."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._began = False
+        self._head = b""
+
+    def sendall(self, data: bytes) -> None:
+        """Send it, or keep it if it is the first."""
+        if self._began:
+            head, self._head = self._head, b""
+            self._client.sendall(head + data if head else data)
+        else:
+            self._began, self._head = True, data
+
+    def flush(self) -> None:
+        """Send what is kept: the head of an answer that has no body."""
+        if self._head:
+            self.sendall(b"")
+
+    def shutdown(self, how: int) -> None:
+        """Give up an answer that went wrong; nothing of it is sent any more."""
+        self._head = b""
+        self._client.shutdown(how)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
 
 
 class _InTime:

@@ -97,6 +97,27 @@ def test_a_body_that_stops_is_answered_and_not_applied(server: Server) -> None:
     assert server.call("scores", score)[2]["applied"]
 
 
+def test_an_answer_comes_in_one_piece(server: Server) -> None:
+    """Head and body together, on a connection that stays open; an answer without a body at once as well."""
+    body = json.dumps(server.score(uuid4().hex)).encode()
+    head = f"POST /api/v1/scores HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server._key}\r\n".encode()
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", server._port), timeout=30) as client:
+        for _ in range(20):
+            client.sendall(head + b"\r\n" + body)
+            answer = client.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert answer.endswith(b"}")
+        client.sendall(head + b"Expect: 100-continue\r\n\r\n")
+        assert client.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(body)
+        assert client.recv(65_536).endswith(b"}")
+        client.sendall(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = client.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answer.endswith(b"\r\n\r\n")
+
+
 @pytest.mark.parametrize("path", ["scores", "scores:batch"])
 def test_a_body_that_comes_bit_by_bit_has_no_more_time_than_another(server: Server, path: str) -> None:
     """Each byte comes well before anybody would give up waiting for it. Others are served meanwhile."""
