@@ -116,8 +116,8 @@ class Postgres:
             "max_connections": "200",
             "timezone": "UTC",
             "log_timezone": "UTC",
-            # The audit log's key goes all over its month. With the 128 MB of the default, half of all rows have a page
-            # written out before its time, and after each checkpoint nearly every row has its page in the WAL as a whole.
+            # The audit log's key goes all over its month. With the default's 128 MB, half of all rows have a page
+            # written out before its time, and after a checkpoint nearly every row has its page in the WAL as a whole.
             "shared_buffers": "512MB",
             "max_wal_size": "4GB",
             "fsync": "on" if self.fsync else "off",
