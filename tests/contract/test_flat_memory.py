@@ -26,10 +26,10 @@ from workers.verify import verify
 
 pytestmark = pytest.mark.servers
 
-SMALL, LARGE = 2_000, 8_000
-#: Less than anything that a job could keep of each player: the id alone takes half as much again. How many batches are
-#: on their way at the peak makes 25 of it.
-BYTES_A_PLAYER = 40
+#: Far apart: how many batches are on their way at the peak is chance, and is a hundred thousand bytes.
+SMALL, LARGE = 2_000, 16_000
+#: Less than anything that a job could keep of each player: the id alone takes more than twice as much.
+BYTES_A_PLAYER = 24
 #: What the jobs hold at a time, in rows: much less than the smaller board has on one shard.
 AT_ONCE = 100
 
@@ -84,7 +84,7 @@ def peaks(leaderboard: Leaderboard, engine: Engine, players: int) -> dict[str, i
 
 
 def test_the_memory_of_a_worker_does_not_follow_the_size_of_the_board(worker: Leaderboard, database: Engine) -> None:
-    """Four times the players take as much, in every job."""
+    """Eight times the players take as much, in every job."""
     peaks(worker, database, 4 * AT_ONCE)  # what is made once stays out of it
     small, large = peaks(worker, database, SMALL), peaks(worker, database, LARGE)
     grown = {name: (large[name] - small[name]) / (LARGE - SMALL) for name in small}
