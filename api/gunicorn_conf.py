@@ -46,6 +46,8 @@ worker_class = "api.server.Worker"
 worker_connections = _settings.api_connections
 logger_class = _Log
 accesslog = None
+# It would go past the head of the answer, which api/server.py keeps for what follows. Nothing is served from files.
+sendfile = False
 # Longer than the idle time of load balancers (60 s for most), so that it is they who close idle connections.
 keepalive = 75
 # Requests that are being served get their whole deadline; idle connections are closed after it.
