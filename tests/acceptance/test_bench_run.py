@@ -9,6 +9,7 @@ pytestmark = pytest.mark.servers
 SCRIPT = """
 import sys
 from argparse import Namespace
+from collections import Counter
 from contextlib import closing
 
 import redis
@@ -25,13 +26,15 @@ console = Console(stderr=True, quiet=True)
 wanted = Namespace(players=3_000, playing=300, seconds=1.0, workers=1)
 try:
     with seeded(load(), wanted, console) as bench:
+        taken = Counter()  # of all lines: the clock has ticks of 10 ms, and a part may take less of them for one
         for line in LINES:
             if line.what.startswith(("`POST /scores`, 64", "`POST /scores:batch`", "write function")):
                 pair = line.measure(bench)
                 assert pair.ours > 0 and pair.floor > 0, line.what
-                assert all(us > 0 for part, us in pair.cpu_us.items() if part != "rest"), (line.what, pair.cpu_us)
+                taken.update(pair.cpu_us)
                 if line.below is not None:
                     assert "250,000/s take" in line.below(pair.cpu_us)
+        assert all(us > 0 for part, us in taken.items() if part != "rest"), taken
         curve = latency.measure(bench, latency.SINGLE, console, shares=(10, 50), requests=300)
         assert [len(row) for row in latency.rows(curve, [10, 50])] == [len(latency.HEADINGS)] * 2
         assert all(seen.latencies and not seen.failed for seen in curve.at.values())

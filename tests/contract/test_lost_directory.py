@@ -61,8 +61,6 @@ def played(open_one: OpenBoard) -> Played:
     board = open_one(cuts=(40, 70, 100))
     board.play(PLAYERS, 2_000)
     board.drain()
-    board.ranking()
-    board.drain()
     return board
 
 

@@ -171,7 +171,6 @@ def with_strays(open_one: OpenBoard) -> Played:
     """A board whose ranges were cut anew by somebody who died before the players moved."""
     board = open_one(cuts=[10, 20])
     board.play(200, 400)
-    board.leaderboard.strays.bring_home(soon())  # its thread would move them while the test counts
     wanted = board.now().recut([cut_after(points, board.shard_map.board.order) for points in (15, 5)])
     shard_maps.append(board.engine, board.name.board, board.name.period, 1, wanted.document())
     board.leaderboard.rebalancer.switch(wanted)
