@@ -95,11 +95,26 @@ def test_a_refusal_shows_no_progress(open_one: OpenBoard, command: Command) -> N
     assert board.now().version == 1
 
 
+def test_who_verifies_a_board_with_a_player_in_two_shards_is_sent_to_the_scrub(
+    open_one: OpenBoard, command: Command
+) -> None:
+    board = played(open_one)
+    ranking = board.ranking()
+    player = ranking[0][0]  # the best is in shard 0
+    board.on_shard(3, "ZADD", "@rows", -5 * 2**22, player)
+    told = command(board, "verify")
+    assert (told.exit_code, "rangeboard scrub" in told.output) == (1, True), told.output
+    scrubbed = command(board, "scrub", "--json")
+    assert scrubbed.exit_code == 0, scrubbed.output
+    told = command(board, "verify")
+    assert (told.exit_code, "No difference" in told.output) == (0, True), told.output
+    assert board.ranking() == ranking
+
+
 @pytest.mark.parametrize("verb", ["verify", "scrub"])
 def test_progress_has_a_total(open_one: OpenBoard, command: Command, verb: str) -> None:
     """The rows of the board, hidden players among them."""
     board = played(open_one)
-    board.ranking()
     told = command(board, verb)
     assert told.exit_code == 0, told.output
     assert "300/300" in told.output
