@@ -133,10 +133,7 @@ def _told(verdict: Verdict) -> str:
     lines += [f"  {item.player}: Redis {item.in_redis}, audit {item.in_audit}" for item in verdict.differences[:20]]
     if verdict.players_in_audit != verdict.rows_in_redis and verdict.different == verdict.repaired:
         lines.append(
-            "Everybody's points agree, so either somebody began to play meanwhile, or a player has rows in two shards:"
+            "Everybody's points agree: players began to play or moved meanwhile, or one has rows in two shards:"
             " run [bold]rangeboard scrub[/], which takes away the older one, then verify again."
         )
     return "\n".join(lines)
-
-
-VERBS = (archive, rebuild, verify)

@@ -1,10 +1,12 @@
 """The command `rangeboard`. What goes wrong in front of a person is one red sentence, and exit code 1.
 
-The stack's own commands are here, the operator's in `operate`.
+The stack's own commands are here, the operator's in modules that are imported when they are asked for: all together
+take a second, and nobody wants to wait that long for `status`.
 """
 
 import signal
 import time
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
@@ -12,19 +14,45 @@ import click
 import msgspec
 from rich.console import Console
 
-from cli import lifecycle, operate
 from cli.errors import StackError
 from cli.following import follow
 from cli.options import as_json_option, data_dir_option, settings_of_command
-from cli.plan import plan_command
 from cli.preparation import PRIMARIES, REPLICAS, Wishes, prepare
 from cli.presentation import banner, reporter, show_status
-from cli.scrub import scrub
 from cli.stack import Stack
 from cli.state import DataDirectory
 
+#: Commands of other modules: where each is defined.
+ELSEWHERE = {
+    "archive": "cli.lifecycle",
+    "boards": "cli.operate",
+    "demo": "cli.operate",
+    "keys": "cli.operate",
+    "migrate": "cli.operate",
+    "plan": "cli.plan",
+    "rebalance": "cli.operate",
+    "rebuild": "cli.lifecycle",
+    "scrub": "cli.scrub",
+    "seed": "cli.operate",
+    "shards": "cli.operate",
+    "verify": "cli.lifecycle",
+}
 
-@click.group()
+
+class _Commands(click.Group):
+    """The commands of this module and those elsewhere."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (module := ELSEWHERE.get(cmd_name)) is None:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(module), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands)
 @click.version_option(package_name="rangeboard")
 def main() -> None:
     """A real-time leaderboard, sharded by score range over a Redis Cluster."""
@@ -100,9 +128,6 @@ def status(data_dir: Path, as_json: bool) -> None:
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
-
-for verb in (*operate.VERBS, *lifecycle.VERBS, scrub, plan_command):
-    main.add_command(verb)
 
 if __name__ == "__main__":
     main()

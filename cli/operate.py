@@ -348,6 +348,3 @@ def _packed_cuts(text: str, order: Order) -> list[PackedScore]:
     except LeaderboardError as error:
         raise StackError(f"--cuts: {error}.") from error
     return sorted(cut_after(value, order) for value in points)
-
-
-VERBS = (migrate, seed, demo, shards, keys, boards, rebalance)

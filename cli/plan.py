@@ -7,13 +7,14 @@ from rich.table import Table
 
 from cli.errors import StackError
 from cli.options import as_json_option
-from loadtest.capacity import Plan, assumed, plan
+from loadtest.capacity import Plan, assumed
+from loadtest.capacity import plan as plan_for
 from loadtest.formulas import number
 
 _COLOURS = {"workload": "yellow", "assumption": "yellow", "cost": "green"}
 
 
-@click.command("plan")
+@click.command
 @click.option("--dau", type=int, required=True, help="Daily players.")
 @click.option(
     "--assume",
@@ -23,7 +24,7 @@ _COLOURS = {"workload": "yellow", "assumption": "yellow", "cost": "green"}
     help="Another value for what is assumed, such as batch_share=1 or peak=3; may be repeated.",
 )
 @as_json_option
-def plan_command(dau: int, assumptions: tuple[str, ...], as_json: bool) -> None:
+def plan(dau: int, assumptions: tuple[str, ...], as_json: bool) -> None:
     """What so many daily players need: API pods, Redis nodes, memory, workers, audit rows and storage.
 
     With the arithmetic, and with everything that it rests on: costs as they were measured (`make costs` measures
@@ -31,7 +32,7 @@ def plan_command(dau: int, assumptions: tuple[str, ...], as_json: bool) -> None:
     """
     try:
         workload, others = assumed(dict(_pair(text) for text in assumptions))
-        found = plan(dau, workload=workload, assumptions=others)
+        found = plan_for(dau, workload=workload, assumptions=others)
     except ValueError as error:
         raise StackError(str(error)) from error
     if as_json:
