@@ -2,10 +2,14 @@
 
 A port that the system hands out (`bind` to 0) lies in that range, and after a restart some client's connection may sit
 on it. A cluster node listens on a second port as well, its own plus 10,000, and that one has to be free too.
+
+Between the choice and the server's `listen` lie seconds, in which another process may choose too. So a process marks
+what it has chosen, as long as it lives: on Linux, by a name among those of sockets that are no files.
 """
 
 import random
 import socket
+import sys
 
 from cli.errors import StackError
 
@@ -19,14 +23,29 @@ def free_ports(count: int, *, avoid: frozenset[int] = frozenset()) -> list[int]:
     Raises `StackError` if there are fewer.
     """
     found: list[int] = []
-    for port in random.sample(range(FIRST, LAST), LAST - FIRST):
-        if len(found) == count:
-            break
-        if port not in avoid and is_free(port) and is_free(port + BUS_OFFSET):
-            found.append(port)
+    if count <= LAST - FIRST:
+        for port in random.sample(range(FIRST, LAST), LAST - FIRST):
+            if len(found) == count:
+                break
+            if port not in avoid and is_free(port) and is_free(port + BUS_OFFSET) and _is_mine(port):
+                found.append(port)
     if len(found) < count:
         raise StackError(f"{count} free ports are needed between {FIRST} and {LAST}, and there are {len(found)}.")
     return found
+
+
+def _is_mine(port: int) -> bool:
+    """Whether no living process has chosen the port, this one among them; from now on this one has."""
+    if sys.platform != "linux":
+        return True
+    mark = socket.socket(socket.AF_UNIX)
+    try:
+        mark.bind(f"\0rangeboard-port-{port}")
+    except OSError:
+        mark.close()
+        return False
+    mark.detach()  # open until the process ends
+    return True
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:

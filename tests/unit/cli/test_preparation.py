@@ -4,11 +4,13 @@ import contextlib
 import re
 import shutil
 import socket
+import subprocess
+import sys
 
 import msgspec
 import pytest
 
-from cli import preparation
+from cli import ports, preparation
 from cli.errors import StackError
 from cli.ports import BUS_OFFSET, free_ports, is_free
 from cli.preparation import Wishes, checked_ports, prepare
@@ -109,12 +111,27 @@ def test_a_full_disk_is_said_before_anything_is_written(directory, port, monkeyp
 
 
 def test_free_ports_are_free_with_their_bus_port_and_below_the_ephemeral_ones():
-    ports = free_ports(20)
-    assert len(set(ports)) == 20
-    for port in ports:
+    found = free_ports(20)
+    assert len(set(found)) == 20
+    for port in found:
         assert port + BUS_OFFSET < 32_768
         assert is_free(port)
         assert is_free(port + BUS_OFFSET)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is marked")
+def test_no_two_living_processes_choose_the_same_port(monkeypatch):
+    """Though nobody listens there yet."""
+    other = "import sys; from cli.ports import free_ports; print(*free_ports(20), flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", other], **pipes) as process:
+        theirs = {int(port) for port in process.stdout.readline().split()}
+        theirs_first = sorted(range(ports.FIRST, ports.LAST), key=lambda port: port not in theirs)
+        monkeypatch.setattr(ports.random, "sample", lambda *_: theirs_first)
+        assert len(theirs) == 20
+        assert theirs.isdisjoint(free_ports(20))
+        process.communicate()
+    assert set(free_ports(20)) == theirs
 
 
 def test_more_ports_than_there_are_is_a_sentence():
