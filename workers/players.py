@@ -32,6 +32,7 @@ log = structlog.get_logger()
 #: Longer than any request takes, and than any process remembers that a player is not hidden.
 SETTLED_S = 60.0
 _MOST_CHANGES = 1_000
+_MOST_LOOKS = 3
 _MOST_ERASURES = 100
 _STEP_S = 10.0
 _DRAIN_S = 60.0
@@ -40,11 +41,18 @@ _DRAIN_S = 60.0
 def settle_visibility(leaderboard: Leaderboard, engine: Engine, now: datetime, *, settled_s: float = SETTLED_S) -> int:
     """Make all open boards hide and show whom they should; how many players that concerned."""
     changed = players.visibility_changed(engine, most=_MOST_CHANGES)
-    if changed:
-        wanted = {PlayerId(player): hidden for player, hidden in changed.items()}
-        leaderboard.hide_everywhere(_open(engine, now), wanted, Deadline.after(_STEP_S))
-        players.visibility_settled(engine, changed, after_s=settled_s)
-    return len(changed)
+    wanted = {PlayerId(player): hidden for player, hidden in changed.items()}
+    newer = wanted
+    for _ in range(_MOST_LOOKS):
+        if not newer:
+            break
+        leaderboard.hide_everywhere(_open(engine, now), newer, Deadline.after(_STEP_S))
+        # Whom somebody changed meanwhile the API has told so, and this has told the opposite, maybe after that.
+        changed = players.visibility_changed(engine, most=_MOST_CHANGES)
+        newer = {player: changed[player] for player in newer if changed.get(player, newer[player]) != newer[player]}
+    if wanted:
+        players.visibility_settled(engine, wanted, after_s=settled_s)
+    return len(wanted)
 
 
 def erase_pending(leaderboard: Leaderboard, engine: Engine, now: datetime) -> int:

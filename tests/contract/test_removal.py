@@ -1,6 +1,6 @@
 """Removed and hidden players in everything that is made of a board: its audit, its rebuilding, its final ranking."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
 import pytest
@@ -9,7 +9,9 @@ from sqlalchemy import Engine
 
 from records import audit, players
 from records.players import NewPlayer
+from runtime.deadlines import Deadline
 from runtime.settings import Settings
+from sharding.boards import BoardPeriod
 from sharding.errors import NotOnBoard, PeriodClosed, UnknownPlayer
 from sharding.functions import departures, step_call
 from sharding.leaderboard import Leaderboard, RankMode, Submission
@@ -52,6 +54,7 @@ def hide(board: Played, *names: str, hidden: bool = True) -> None:
 
 
 def compare(board: Played) -> Verdict:
+    board.leaderboard.strays.bring_home(soon())
     return verify(board.leaderboard, board.engine, board.now(), lambda _: None)
 
 
@@ -241,6 +244,30 @@ def test_who_was_hidden_while_nobody_could_tell_the_board_is_hidden_by_the_worke
     settle_visibility(board.leaderboard, board.engine, now, settled_s=0)
     assert number(1) not in dict(board.ranking())
     assert players.visibility_changed(board.engine, most=10) == {}
+
+
+def test_who_is_shown_again_while_the_workers_hide_them_stays_shown(
+    open_one: OpenBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API shows the player at once, and the worker that had read the older wish comes after that."""
+    board = open_one()
+    board.play(20, 40)
+    players.register_missing(board.engine, [number(1)])
+    players.update(board.engine, number(1), {"hidden": True})
+    carry_out = board.leaderboard.hide_everywhere
+    asked: list[bool | None] = []
+
+    def late(names: Sequence[BoardPeriod], wanted: Mapping[PlayerId, bool], deadline: Deadline) -> None:
+        if not asked:
+            players.update(board.engine, number(1), {"hidden": False})
+            board.leaderboard.hide(board.name, {PlayerId(number(1)): False}, soon())
+        asked.append(wanted.get(PlayerId(number(1))))
+        carry_out(names, wanted, deadline)
+
+    monkeypatch.setattr(board.leaderboard, "hide_everywhere", late)
+    settle_visibility(board.leaderboard, board.engine, board.shard_map.period.start + timedelta(hours=1))
+    assert asked == [True, False]
+    assert number(1) in dict(board.ranking())
 
 
 def test_hidden_players_are_found_among_many(database: Engine) -> None:
