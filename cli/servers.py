@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 import msgspec
+import psutil
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -105,10 +106,12 @@ class ServerSet:
         self._running[name] = self._programs[name].popen(self._logs / f"{name}.log")
 
     def kill(self, name: str) -> None:
-        """End a process as a crash would, and return once it is gone."""
+        """End a process as a crash would, and return once it is gone, and what it had started as well."""
         process = self._running.pop(name)
+        children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
+        psutil.wait_procs(children, STOP_DEADLINE_S)
 
     def stop(self) -> None:
         """End everything. The data of the nodes stay in the data directory; PostgreSQL's are removed."""

@@ -161,21 +161,25 @@ class Scrub:
         epochs = {Member(member): epoch for member, epoch in zip(*[iter(scanned[1:])] * 2, strict=True)}
         done.rows += len(epochs)
         located = self._locate(shard_map, epochs)
-        suspects = [
-            member
+        suspects = {
+            member: epoch
             for member, epoch in epochs.items()
             if member not in located.failed and located.entries.get(member) != Entry(shard, epoch)
-        ]
+        }
         if suspects:
             time.sleep(self._settle_s)
             with self._passing_over(shard_map, done, shard=shard):
                 self._settle_rows(shard_map, shard, suspects, done)
         return str(scanned[0].decode())
 
-    def _settle_rows(self, shard_map: ShardMap, shard: int, suspects: Sequence[Member], done: Repairs) -> None:
-        """Look again, and repair what is still wrong."""
+    def _settle_rows(self, shard_map: ShardMap, shard: int, suspects: Mapping[Member, int], done: Repairs) -> None:
+        """Look again, and repair what is still wrong. A row of another epoch is of a new stay, which has just begun."""
         seen = self._attest(shard_map, dict.fromkeys(suspects, shard))
-        rows = {member: Entry(shard, its.epoch) for member, its in seen.items() if its.code in _HERE}
+        rows = {
+            member: Entry(shard, its.epoch)
+            for member, its in seen.items()
+            if its.code in _HERE and its.epoch == suspects[member]
+        }
         located = self._locate(shard_map, rows)
         wrong = [
             member for member in rows if member not in located.failed and located.entries.get(member) != rows[member]

@@ -12,6 +12,7 @@ what was read. So a repair never undoes a submission, however busy the board is.
 The audit log is the truth: a repair changes the board, and is recorded in the log as a `repair`, which no fold counts.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ _MOST_LISTED = 1_000
 _STEP_S = 30.0
 _DRAIN_S = 600.0
 _MOST_TRIES = 20
+_MOST_COUNTS, _BETWEEN_COUNTS_S = 10, 0.2
 KIND = "repair"
 
 #: Told how many players of another batch are compared.
@@ -84,7 +86,8 @@ def verify(
     compared = comparison.fold(progress)
     if comparison.different or comparison.count() != compared:
         comparison.walk()
-    return Verdict(compared, comparison.count(), comparison.different, comparison.repaired, comparison.listed)
+    rows = comparison.count_at_rest(compared)
+    return Verdict(compared, rows, comparison.different, comparison.repaired, comparison.listed)
 
 
 class _Comparison:
@@ -122,6 +125,16 @@ class _Comparison:
     def count(self) -> int:
         """How many rows there are, those of hidden players among them."""
         return self._leaderboard.lifecycle.count(self._map, Deadline.after(_STEP_S))
+
+    def count_at_rest(self, compared: int) -> int:
+        """The same; while nothing but the count differs, it is taken anew: who is on the way is in no shard."""
+        rows = self.count()
+        for _ in range(_MOST_COUNTS):
+            if rows == compared or self.different != self.repaired:
+                break
+            time.sleep(_BETWEEN_COUNTS_S)
+            rows = self.count()
+        return rows
 
     def _look_again(self, suspects: list[PlayerId]) -> None:
         """Tell real differences from submissions that were on their way, and repair them if that is asked for."""
