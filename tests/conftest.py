@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from records_databases import migrated_database
 from sqlalchemy import Engine
 
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
+from runtime.settings import Settings
 from sharding.boards import Board
 from sharding.cluster.formation import Library
 from sharding.functions import LIBRARY_NAME, library_code
@@ -19,12 +21,18 @@ from sharding.periods import period_at
 from sharding.scores import Order
 from sharding.shard_map import Range, ShardMap, cut_after, ranges_cut_at
 
+# An example that takes long was interrupted: nothing here is timed.
+hypothesis_settings.register_profile("tests", deadline=None)
+hypothesis_settings.load_profile("tests")
+
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerSet]:
     """A formed cluster of 3 primaries and 3 replicas, a broker, and an empty PostgreSQL."""
     home: Path = tmp_path_factory.mktemp("servers")
-    running = ServerSet(home, library=Library(LIBRARY_NAME, library_code()))
+    # A busy moment of this machine is no defect of what is tested here; tests of silent nodes have nodes of their own.
+    patient = Settings(ack_timeout_ms=2_500, node_timeout_ms=2_500)
+    running = ServerSet(home, settings=patient, library=Library(LIBRARY_NAME, library_code()))
     try:
         yield running
     finally:

@@ -6,25 +6,17 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg2
 import redis
+from running_stack import RunningStack
 
 BASE = "/api/v1"
-#: fields of a shard's head that background jobs write whether or not anybody plays
-BACKGROUND = {b"drains", b"touched_ms"}
-
-
-class RunningStack(Protocol):
-    """What the `stack` fixture gives."""
-
-    api_url: str
-    api_key: str
-    dsn: str
-    status: dict[str, Any]
+#: fields of a shard's head, and of a map, that background jobs write whether or not anybody plays
+BACKGROUND = {b"drains", b"touched_ms", b"scrub"}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     with pytest.MonkeyPatch.context() as environment:
         # What is tested here is not how fast a machine is that runs browsers and other people's tests meanwhile.
         environment.setenv("RANGEBOARD_REQUEST_DEADLINE_MS", "10000")
+        environment.setenv("RANGEBOARD_ACK_TIMEOUT_MS", "5000")
         up = rangeboard("up", "--detach", "--port", port, data_dir=data_dir, timeout_s=120)
     assert up.returncode == 0, up.stdout + up.stderr
     try:

@@ -1,5 +1,6 @@
 """Submitting and reading back through HTTP, on the real stack."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -255,7 +256,8 @@ def test_every_request_has_an_id(api: Api) -> None:
 def test_ready_names_every_part(api: Api, stack: RunningStack) -> None:
     answer = api.get("/readyz")
     assert answer.status == 200
-    primaries = {f"redis 127.0.0.1:{node['port']}" for node in stack.status["redis"] if node["role"] == "primary"}
+    nodes = json.loads(stack.command("status", "--json").stdout)["redis"]
+    primaries = {f"redis 127.0.0.1:{node['port']}" for node in nodes if node["role"] == "primary"}
     assert answer.json["status"] == "ready"
     assert set(answer.json["dependencies"]) == primaries | {"postgresql", "board global"}
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 
 import psutil
@@ -25,14 +25,18 @@ def api(stack: RunningStack) -> Api:
 @contextmanager
 def _hanging(pid: int) -> Iterator[None]:
     postgres = psutil.Process(pid)
-    family = [postgres, *postgres.children(recursive=True)]
-    for process in family:
-        process.suspend()
+    family = [postgres]
+    postgres.suspend()  # from now on it makes no more of them
     try:
+        family += postgres.children(recursive=True)
+        for process in family[1:]:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
         yield
     finally:
         for process in family:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def _soon(call: Callable[..., Answer], *args: object, **options: object) -> Answer:

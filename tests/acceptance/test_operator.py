@@ -61,7 +61,8 @@ def test_rows_spread_over_all_shards_and_primaries(stack: RunningStack, seeded: 
     assert len(shards) == 16
     assert all(shard["rows"] > 0 for shard in shards)
     assert all(shard["strays"] == shard["leaving"] == 0 for shard in shards)
-    primaries = {f"127.0.0.1:{node['port']}" for node in stack.status["redis"] if node["slots"]}
+    nodes = json.loads(stack.command("status", "--json").stdout)["redis"]
+    primaries = {f"127.0.0.1:{node['port']}" for node in nodes if node["slots"]}
     assert {shard["node"] for shard in shards} == primaries
 
 
@@ -88,11 +89,16 @@ def test_verify_finds_no_difference(stack: RunningStack, seeded: int) -> None:
 
 def test_verify_finds_a_planted_difference(stack: RunningStack, seeded: int) -> None:
     """A check that cannot fail is none: one game is hidden from the audit, and put back."""
+    change = "UPDATE games SET value = value + %s WHERE (board, user_id, match_id) = ('global', %s, %s)"
     with psycopg2.connect(stack.dsn) as connection, connection.cursor() as cursor:
-        cursor.execute("UPDATE games SET value = value + 1 WHERE match_id = (SELECT min(match_id) FROM games)")
+        cursor.execute("SELECT user_id, match_id FROM games WHERE match_id LIKE 'seed-%' LIMIT 1")
+        one = cursor.fetchone()
+        assert one
+        cursor.execute(change, (1, *one))
+        assert cursor.rowcount == 1
         connection.commit()
         done = stack.command("verify", "--json")
-        cursor.execute("UPDATE games SET value = value - 1 WHERE match_id = (SELECT min(match_id) FROM games)")
+        cursor.execute(change, (-1, *one))
     assert done.returncode == 1
     assert json.loads(done.stdout)["different"] == 1
 

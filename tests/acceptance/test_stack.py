@@ -36,6 +36,7 @@ class Command:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.port = free_ports(1)[0]
+        self.up_took_s = 0.0  # the first time
 
     def run(self, *words: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
@@ -79,7 +80,9 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """A stack of the default shape, running; a test that stops it starts it again."""
     command = Command(tmp_path_factory.mktemp("stack") / "data")
     try:
+        began = time.monotonic()
         command.up()
+        command.up_took_s = time.monotonic() - began
         yield command
     finally:
         command.run("down", "--remove-data", check=False)
@@ -172,7 +175,7 @@ def test_status_tells_a_script_everything(command):
     }
     assert set(status["pids"]) == expected
     assert all(psutil.pid_exists(pid) for pid in status["pids"].values())
-    assert healthy(command)
+    wait_until(lambda: healthy(command), PATIENCE_S, "everything answers")
 
 
 def test_status_tells_a_person_the_same(command):
@@ -247,8 +250,8 @@ def test_everything_killed_at_once_starts_again_with_its_data(command):
         began = time.monotonic()
         command.up()
         somebody.kill()
-    assert time.monotonic() - began < 2 * READY_S
-    assert healthy(command)
+    assert time.monotonic() - began < max(2 * READY_S, 3 * command.up_took_s)
+    wait_until(lambda: healthy(command), PATIENCE_S, "everything answers")
     assert points(status, "survivor") == 1
 
 
@@ -279,7 +282,7 @@ def test_a_node_whose_port_was_taken_comes_back_at_another(command):
         somebody.kill()
         somebody.wait()
     assert f"port {port} of redis-1 is in use by somebody else" in said
-    assert healthy(command)
+    wait_until(lambda: healthy(command), PATIENCE_S, "everything answers")
     assert points(command.status(), "survivor") == 1
 
 

@@ -25,6 +25,7 @@ from sharding.shard_map import Range, ShardMap, cut_after, ranges_cut_at
 from sharding.submissions import Status
 from workers.draining import drain_now
 from workers.periods import rules_of
+from workers.verify import verify
 
 _numbers = itertools.count(1)
 
@@ -82,6 +83,11 @@ class Played:
             lifecycle.ranking(shard_map, index) for index in range(len(shard_map.ranges))
         )
         return [(player_of(row.member), row.packed) for chunk in chunks for row in chunk]
+
+    def agrees(self) -> bool:
+        """Whether board and audit log tell the same of everybody. Strays are brought home first."""
+        self.leaderboard.strays.bring_home(soon())
+        return verify(self.leaderboard, self.engine, self.now(), lambda _: None).agrees
 
     def points(self, player: str) -> int:
         return self.leaderboard.standing(self.name, PlayerId(player), soon()).row.points

@@ -21,6 +21,7 @@ from waiting import wait_until
 
 from cli.servers import ServerSet
 from runtime.deadlines import Deadline
+from sharding.cluster import client as cluster_client
 from sharding.cluster.breaker import FAILURES_TO_OPEN, OPEN_FOR_S
 from sharding.cluster.client import Answer, Call, ClusterClient
 from sharding.cluster.executor import form, observe
@@ -48,7 +49,9 @@ pytestmark = pytest.mark.servers
 
 SHAPE = Shape(3, 1, Library(LIBRARY_NAME, library_code()))
 #: What a call may take beyond its deadline, on a machine that has other things to do.
-GRACE_S = 0.3
+GRACE_S = 1.0
+#: For a replica that works, on such a machine: what a busy moment must not spoil.
+PATIENT_MS = 4_000
 
 
 def key(slot: int, name: str) -> str:
@@ -188,7 +191,7 @@ class Ledger:
     def add(self, client: ClusterClient, slot: int, number: int, seconds: float, replicas: int) -> bool:
         began = time.monotonic()
         added = call(slot, "SADD", "@ledger", number)
-        answer = client.execute_one(added, Deadline.after(seconds), replicas=replicas)
+        answer = client.execute_one(added, Deadline.after(seconds), replicas=replicas, ack_ms=PATIENT_MS)
         if answer.error is not None:
             told = self.refused if answer.error.outcome is Outcome.NOT_APPLIED else self.unknown
         else:
@@ -209,7 +212,8 @@ class Traffic:
         def add(thread: int) -> None:
             number = thread
             while not self._stop.is_set():
-                self.ledger.add(client, slot, number, seconds, replicas)
+                if not self.ledger.add(client, slot, number, seconds, replicas):
+                    time.sleep(0.001)  # who is refused at once, again and again, would leave no time to the others
                 number += threads
 
         self._futures = [self._pool.submit(add, thread) for thread in range(threads)]
@@ -265,7 +269,7 @@ def test_an_error_in_the_middle_leaves_the_others_intact(client: ClusterClient) 
         call(slot, "NO-SUCH-COMMAND", "@text"),
         call(slot, "GET", "@text"),
     ]
-    first, second, third, last = client.execute(calls, Deadline.after(5), replicas=1)
+    first, second, third, last = client.execute(calls, Deadline.after(5), replicas=1, ack_ms=PATIENT_MS)
     assert (first.reply, last.reply) == (b"OK", b"x")
     assert first.confirmed
     assert last.confirmed
@@ -361,34 +365,38 @@ def test_keys_that_are_on_both_sides_are_waited_for(field_: Field, client: Clust
         assert answer.result().reply == [b"1", b"2"]
     with moving_slot(field_, slot, target, source, first=["there"]):
         answer_in_time = client.execute_one(call(slot, "MGET", "@here", "@there"), Deadline.after(0.2))
-        assert isinstance(answer_in_time.error, ShardUnavailable), "and not for ever: nothing was applied"
+        assert isinstance(answer_in_time.error, ShardUnavailable), "and not for ever"
 
 
-def test_calls_go_on_while_a_slot_moves_to_and_fro(field_: Field, client: ClusterClient) -> None:
+def test_calls_go_on_while_a_slot_moves_to_and_fro(field_: Field, connect: Callable[..., ClusterClient]) -> None:
     """Every increment that was answered is counted, and none twice: a redirect comes before execution."""
+    client = connect(node_timeout_s=5.0)
     (one, slots), (other, _), _ = field_.primaries().items()
     slot = slots[40]
     stop = threading.Event()
+    counted = [0] * 6
 
-    def increment(thread: int) -> int:
-        done = 0
+    def increment(thread: int) -> None:
         while not stop.is_set():
-            answer = client.execute_one(call(slot, "INCR", f"@count-{thread % 2}"), Deadline.after(5), replicas=1)
+            answer = client.execute_one(
+                call(slot, "INCR", f"@count-{thread % 2}"), Deadline.after(10), replicas=1, ack_ms=PATIENT_MS
+            )
             assert answer.error is None
             assert not answer.repeated
-            done += 1
-        return done
+            counted[thread] += 1
 
     with ThreadPoolExecutor(6) as pool:
         counts = [pool.submit(increment, thread) for thread in range(6)]
         for source, target in [(one, other), (other, one)] * 3:
             with moving_slot(field_, slot, source, target, first=["count-0"]):
-                time.sleep(0.05)  # traffic while the slot is half way
+                before = sum(counted)
+                wait_until(lambda before=before: sum(counted) > before + 10)  # type: ignore[misc]
         stop.set()
-        done = sum(count.result() for count in counts)
+        for count in counts:
+            count.result()
+    done = sum(counted)
     gets = [call(slot, "GET", f"@count-{number}") for number in range(2)]
     assert sum(int(reply) for reply in replies(client.execute(gets, Deadline.after(5)))) == done  # type: ignore[call-overload]
-    assert done > 100
 
 
 def test_a_slot_that_nobody_owns_is_waited_for(field_: Field, client: ClusterClient) -> None:
@@ -413,7 +421,7 @@ def test_a_killed_primary_is_followed_by_its_replica(field_: Field, connect: Cal
     (victim, slots), (_, other_slots), _ = field_.primaries().items()
     slot, other_slot = slots[60], other_slots[60]
     traffic = Traffic(client, slot, threads=6, seconds=1.0, replicas=1)
-    others = Traffic(elsewhere, other_slot, threads=2, seconds=1.0, replicas=1)
+    others = Traffic(elsewhere, other_slot, threads=2, seconds=5.0, replicas=1)
     wait_until(lambda: len(traffic.ledger.confirmed) > 100)
     field_.kill(victim)
     killed = time.monotonic()
@@ -425,7 +433,7 @@ def test_a_killed_primary_is_followed_by_its_replica(field_: Field, connect: Cal
     assert ledger.refused & members == set()
     assert ledger.refused, "some were refused while there was no primary"
     assert max(seconds for _, seconds, _ in ledger.took) < 1.0 + GRACE_S
-    assert len(untouched.confirmed) == len(untouched.took), "one dead node spoils no other's calls"
+    assert not untouched.refused | untouched.unknown, "one dead node spoils no other's calls"
 
 
 def test_a_demoted_primary_passes_its_calls_on(field_: Field, client: ClusterClient) -> None:
@@ -437,7 +445,7 @@ def test_a_demoted_primary_passes_its_calls_on(field_: Field, client: ClusterCli
     field_.ask(replica, "CLUSTER", "FAILOVER")
     wait_until(lambda: field_.ask(primary, "ROLE")[0] == b"slave")  # type: ignore[index]
     assert client.owner(slot) == primary
-    answer = client.execute_one(call(slot, "SET", "@demoted", 2), Deadline.after(5), replicas=1)
+    answer = client.execute_one(call(slot, "SET", "@demoted", 2), Deadline.after(5), replicas=1, ack_ms=PATIENT_MS)
     assert answer.error is None
     assert answer.reply == b"OK"
     assert answer.confirmed
@@ -480,24 +488,24 @@ def test_a_paused_primary_costs_nobody_more_than_the_deadline(
     field_: Field, connect: Callable[..., ClusterClient]
 ) -> None:
     """The breaker opens, calls fail at once, other nodes are served; it closes when the node is back."""
-    client = connect(node_timeout_s=0.3)
+    client = connect(node_timeout_s=1.0)
     (paused, slots), (_, other_slots), _ = field_.primaries().items()
     slot, other_slot = slots[80], other_slots[80]
-    traffic = Traffic(client, slot, threads=6, seconds=0.5)
-    others = Traffic(client, other_slot, threads=2, seconds=0.5)
+    traffic = Traffic(client, slot, threads=6, seconds=2.0)
+    others = Traffic(client, other_slot, threads=2, seconds=5.0)
     wait_until(lambda: len(traffic.ledger.took) > 100)
     with field_.paused(paused):
         began = time.monotonic()
-        wait_until(lambda: time.monotonic() - began > 1.2)
+        wait_until(lambda: time.monotonic() - began > 3.0)
     resumed = time.monotonic()
-    wait_until(lambda: traffic.answered_since(resumed), 3)
+    wait_until(lambda: traffic.answered_since(resumed), 5)
     ledger, untouched = traffic.stop(), others.stop()
 
-    assert max(seconds for _, seconds, _ in ledger.took) < 0.5 + GRACE_S
+    assert max(seconds for _, seconds, _ in ledger.took) < 2.0 + GRACE_S
     failed = [seconds for _, seconds, fine in ledger.took if not fine]
     assert sum(seconds < 0.05 for seconds in failed) > len(failed) / 2, "most did not have to wait"
     assert len(untouched.unconfirmed) == len(untouched.took)
-    assert max(seconds for _, seconds, _ in untouched.took) < GRACE_S
+    assert max(seconds for _, seconds, _ in untouched.took) < 1.0, "nobody else waits for the node that is silent"
     members = ledger_members(field_, slot)
     assert ledger.unconfirmed <= members
     assert ledger.refused & members == set()
@@ -574,7 +582,7 @@ def test_callers_in_a_hurry_do_not_close_a_healthy_node_to_others(
     slot = slots[82]
     assert replies(client.execute([call(slot, "SET", "@busy", 1)], Deadline.after(5))) == [b"OK"]
     for _ in range(10):
-        hasty = client.execute_one(call(slot, "BLPOP", "@empty", 0.05), Deadline.after(0.01))
+        hasty = client.execute_one(call(slot, "BLPOP", "@empty", 0.5), Deadline.after(0.05))
         assert isinstance(hasty.error, ShardOutcomeUnknown)
     assert not client._node(address).breaker.is_open
     assert replies(client.execute([call(slot, "GET", "@busy")], Deadline.after(5))) == [b"1"]
@@ -596,9 +604,9 @@ def test_a_timeout_never_hands_a_reply_to_the_next_caller(field_: Field, connect
     sets = [call(slot, "SET", name, name[1:]) for name in names]
     assert replies(client.execute(sets, Deadline.after(5))) == [b"OK"] * len(names)
     stop = threading.Event()
+    answered, failed = [0] * 6, [0] * 6
 
-    def read_own(thread: int) -> Counter[str]:
-        seen: Counter[str] = Counter()
+    def read_own(thread: int) -> None:
         turn = 0
         while not stop.is_set():
             turn += 1
@@ -607,8 +615,8 @@ def test_a_timeout_never_hands_a_reply_to_the_next_caller(field_: Field, connect
             for name, answer in zip(wanted, answers, strict=True):
                 if answer.error is None:
                     assert answer.reply == name[1:].encode()
-                seen["answered" if answer.error is None else "failed"] += 1
-        return seen
+                told = answered if answer.error is None else failed
+                told[thread] += 1
 
     with ThreadPoolExecutor(6) as pool:
         readers = [pool.submit(read_own, thread) for thread in range(6)]
@@ -616,11 +624,12 @@ def test_a_timeout_never_hands_a_reply_to_the_next_caller(field_: Field, connect
             with field_.paused(address):
                 time.sleep(0.12)  # longer than the node's timeout
             time.sleep(0.1)
-        wait_until(lambda: not client._node(address).breaker.is_open)
+        before = sum(answered)
+        wait_until(lambda: sum(answered) > before + 100)
         stop.set()
-        seen = sum((reader.result() for reader in readers), Counter[str]())
-    assert seen["answered"] > 100
-    assert seen["failed"] > 0
+        for reader in readers:
+            reader.result()
+    assert sum(failed) > 0
     gets = [call(slot, "GET", name) for name in names]
     assert replies(client.execute(gets, Deadline.after(5))) == [name[1:].encode() for name in names]
 
@@ -662,7 +671,7 @@ def test_confirmed_means_that_a_replica_has_it(field_: Field, connect: Callable[
     primary, slots = next(iter(field_.primaries().items()))
     slot = slots[110]
     write = call(slot, "INCR", "@kept")
-    assert client.execute_one(write, Deadline.after(5), replicas=1).confirmed
+    assert client.execute_one(write, Deadline.after(5), replicas=1, ack_ms=PATIENT_MS).confirmed
     assert not client.execute_one(write, Deadline.after(5)).confirmed, "nobody asked"
     with field_.paused(field_.replica_of(primary)):
         for _ in range(4):
@@ -679,8 +688,8 @@ def test_waiting_for_a_replica_keeps_the_deadline(field_: Field, client: Cluster
     write = call(slots[111], "SET", "@kept", 1)
     with field_.paused(field_.replica_of(primary)):
         began = time.monotonic()
-        answer = client.execute_one(write, Deadline.after(1.5), replicas=1, ack_ms=60_000)
-        assert time.monotonic() - began < 1.5 + GRACE_S
+        answer = client.execute_one(write, Deadline.after(5), replicas=1, ack_ms=60_000)
+        assert time.monotonic() - began < 5 + GRACE_S
     assert answer.error is None, "the primary has it, and the caller is told so"
     assert not answer.confirmed
 
@@ -698,7 +707,7 @@ def lose_the_first_reply(field_: Field, client: ClusterClient, address: str, dou
 
 
 def test_a_call_that_was_sent_twice_says_so(field_: Field, connect: Callable[..., ClusterClient]) -> None:
-    client = connect(node_timeout_s=0.2)
+    client = connect(node_timeout_s=0.5)
     address, slots = next(iter(field_.primaries().items()))
     assert not client.execute_one(call(slots[120], "SET", "@twice", 1), Deadline.after(5)).repeated
     answer = lose_the_first_reply(field_, client, address, call(slots[120], "SET", "@twice", 2))
@@ -707,26 +716,27 @@ def test_a_call_that_was_sent_twice_says_so(field_: Field, connect: Callable[...
 
 def test_a_read_without_an_answer_is_not_unknown(field_: Field, connect: Callable[..., ClusterClient]) -> None:
     """Nothing depends on whether it was carried out: neither after the deadline nor after a second sending."""
-    client = connect(node_timeout_s=0.2)
+    client = connect(node_timeout_s=0.5)
     address, slots = next(iter(field_.primaries().items()))
     read = call(slots[120], "GET", "@twice")
     assert not lose_the_first_reply(field_, client, address, read).repeated
     with field_.paused(address):
         for name in ("GET", "SET"):
             words = (name, "@twice") if name == "GET" else (name, "@twice", 3)
-            error = client.execute_one(call(slots[120], *words), Deadline.after(0.05)).error
+            error = client.execute_one(call(slots[120], *words), Deadline.after(0.3)).error
             assert isinstance(error, ShardUnavailable if name == "GET" else ShardOutcomeUnknown)
 
 
 def test_who_doubts_a_node_asks_another_however_lately_somebody_asked(
-    field_: Field, connect: Callable[..., ClusterClient]
+    connect: Callable[..., ClusterClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was learned a moment ago may be from that very node, or from before another took its place."""
+    monkeypatch.setattr(cluster_client, "_REFRESH_EVERY_S", 60.0)
     client = connect()
     client.refresh()
     told = client._learned
     client.refresh()
-    assert client._learned == told, "nobody asks twice within 100 ms"
+    assert client._learned == told, "nobody asks twice within that time"
     assert told.source is not None
     for _ in range(2):
         client.refresh(avoid=told.source)
@@ -739,7 +749,7 @@ def test_a_refusal_of_the_second_sending_says_nothing_about_the_first(
     field_: Field, connect: Callable[..., ClusterClient]
 ) -> None:
     """The first has renamed the key; the second finds none to rename. To call that `not applied` would be a lie."""
-    client = connect(node_timeout_s=0.2)
+    client = connect(node_timeout_s=0.5)
     address, slots = next(iter(field_.primaries().items()))
     slot = slots[121]
     assert replies(client.execute([call(slot, "SET", "@old", 1)], Deadline.after(5))) == [b"OK"]
@@ -846,18 +856,18 @@ def test_a_node_without_memory_refuses_writes_and_serves_reads(field_: Field, cl
 def test_a_process_whose_connections_are_all_in_use_waits_for_one(
     field_: Field, connect: Callable[..., ClusterClient]
 ) -> None:
-    client = connect(connections=2)
+    client = connect(connections=2, node_timeout_s=5.0)
     address, slots = next(iter(field_.primaries().items()))
     slot = slots[140]
     assert replies(client.execute([call(slot, "SET", "@queue", 1)], Deadline.after(5))) == [b"OK"]
     with ThreadPoolExecutor(3) as pool:
-        blocking = [pool.submit(client.execute_one, call(slot, "BLPOP", "@none", 0.7), Deadline.after(5)) for _ in "ab"]
+        blocking = [pool.submit(client.execute_one, call(slot, "BLPOP", "@none", 3), Deadline.after(10)) for _ in "ab"]
         wait_until(lambda: all(not node._permits._value for node in [client._node(address)]))
         began = time.monotonic()
         refused = client.execute_one(call(slot, "GET", "@queue"), Deadline.after(0.2))
         assert 0.2 <= time.monotonic() - began < 0.2 + GRACE_S
         assert isinstance(refused.error, ShardUnavailable), "it was never sent"
-        served = client.execute_one(call(slot, "GET", "@queue"), Deadline.after(5))
+        served = client.execute_one(call(slot, "GET", "@queue"), Deadline.after(10))
         assert served.reply == b"1"
         assert all(future.result().error is None for future in blocking)
     assert not client._node(address).breaker.is_open
@@ -886,7 +896,7 @@ def test_a_library_that_cannot_be_loaded_is_no_endless_loop(
     field_: Field, connect: Callable[..., ClusterClient]
 ) -> None:
     client = connect(library=lambda: "#!lua name=broken\nthis is no Lua")
-    answer = client.execute_one(call(7, "FCALL", "nowhere", 1, "@x"), Deadline.after(0.2))
+    answer = client.execute_one(call(7, "FCALL_RO", "nowhere", 1, "@x"), Deadline.after(0.2))
     assert isinstance(answer.error, ShardUnavailable)
 
 
@@ -956,14 +966,14 @@ def test_a_wrong_guess_of_the_shards_clock_is_put_right(
     leaderboard: Leaderboard, open_board: Callable[..., ShardMap]
 ) -> None:
     """Windows are the shard's; a caller whose clock is off pays one more call, once."""
-    shard_map = open_board([10], retry_window_ms=1000)
+    shard_map = open_board([10], retry_window_ms=60_000)
     functions = Functions(leaderboard.client, replicas=1, ack_ms=500)
     functions._clock_ahead_ms = 3 * 86_400_000
     member = member_of(PlayerId("ann"))
     submission = Submission(PlayerId("ann"), 1, "m")
     asked = Asked(member, 1, submission.event(), submission.note(), may=May.CREATE)
     apply = apply_call(shard_map.keys(0), [asked], outbox_limit=1000, mode=ApplyMode.TELL_PLACES)
-    (answer,) = functions.on_shards([apply], 1000, Deadline.after(5), fence=True)
+    (answer,) = functions.on_shards([apply], 60_000, Deadline.after(5), fence=True)
     assert answer.error is None
     assert [effect.code for effect in effects(answer.reply)] == [1]
     assert abs(functions._clock_ahead_ms) < 1000

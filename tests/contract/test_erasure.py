@@ -19,7 +19,6 @@ from sharding.players import PlayerId
 from workers.archive import Archive
 from workers.players import erase_pending
 from workers.rebuild import Rebuild
-from workers.verify import verify
 
 pytestmark = pytest.mark.servers
 
@@ -74,7 +73,7 @@ def test_the_person_is_gone_and_what_was_counted_stays(open_one: OpenBoard) -> N
     led_back = "SELECT count(*) FROM games WHERE user_id LIKE 'erased-%' AND (match_id <> '' OR request_id IS NOT NULL)"
     assert rows_of(board.engine, led_back) == [(0,)]
     assert scalar(board.engine, "SELECT count(*) FROM erasures") == 0
-    assert verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
+    assert board.agrees()
     ranking = board.ranking()
     Rebuild(board.leaderboard, board.engine, board.name).whole(lambda _done, _of: None, force=True)
     assert board.ranking() == ranking
@@ -95,7 +94,7 @@ def test_an_erasure_that_is_killed_in_the_middle_is_taken_up_again(open_one: Ope
     assert erase(board) == 1
     assert games_of(board, EVE) == []
     assert len([kind for *_, kind in games_of(board, pseudonym_on(board)) if kind == "removal"]) == 1
-    assert verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
+    assert board.agrees()
 
 
 def test_final_ranks_stay_and_a_period_that_is_not_archived_yet_waits_for_it(open_one: OpenBoard) -> None:
@@ -128,5 +127,5 @@ def test_who_comes_back_after_an_erasure_begins_at_nothing(open_one: OpenBoard) 
     players.register_missing(board.engine, [EVE])
     assert board.win(EVE, 4, "new") == "applied"
     assert board.points(EVE) == 4
-    assert verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
+    assert board.agrees()
     assert board.leaderboard.standing(board.name, PlayerId(EVE), soon()).total == 20

@@ -32,9 +32,12 @@ def soon() -> Deadline:
 
 @pytest.fixture(scope="module")
 def half_dead(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Leaderboard, ShardMap, set[int]]]:
-    """A board on two primaries without replicas, one of which was killed; the shards that it had."""
+    """A board on three primaries without replicas, one of which was killed; the shards that it had.
+
+    Of two, the other would soon refuse everything: alone it cannot know that it is not cut off from the majority.
+    """
     home: Path = tmp_path_factory.mktemp("half")
-    with ServerSet(home, primaries=2, replicas=0, library=Library(LIBRARY_NAME, library_code())) as servers:
+    with ServerSet(home, primaries=3, replicas=0, library=Library(LIBRARY_NAME, library_code())) as servers:
         leaderboard = Leaderboard.connect(servers.settings, known_players=lambda _, players: players)
         board = Board("half", PeriodKind.MONTH)
         shard_map = ShardMap(

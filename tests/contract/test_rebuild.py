@@ -21,7 +21,6 @@ from sharding.scores import PackedScore
 from sharding.submissions import Status
 from workers.periods import open_period
 from workers.rebuild import Rebuild
-from workers.verify import verify
 
 pytestmark = pytest.mark.servers
 
@@ -50,7 +49,7 @@ def test_a_lost_board_comes_back_with_the_same_ranking(open_one: OpenBoard, rule
     after = board.leaderboard.stats(board.name, soon())
     assert (after.total, after.submissions, after.points_sum) == (stats.total, stats.submissions, stats.points_sum)
     assert board.points("player-000000") == dict(_points(board, before))["player-000000"]
-    assert verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
+    assert board.agrees()
 
 
 def _points(board: Played, ranking: list[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -177,7 +176,7 @@ def test_one_lost_shard_comes_back_while_the_others_serve(open_one: OpenBoard, d
     assert done.players == len(mine)
     assert board.ranking() == before
     assert board.win(min(mine).decode(), 0, "and so does this one") == Status.APPLIED
-    assert verify(board.leaderboard, board.engine, board.now(), lambda _: None).agrees
+    assert board.agrees()
     board.play(400, 2_000)
     assert board.ranking() == before, "retries are recognised in every shard"
     with pytest.raises(RebuildRefused, match="is there"):

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.servers
 
 
 def compare(board: Played, *, repair: bool = False) -> Verdict:
+    board.leaderboard.strays.bring_home(soon())
     return verify(board.leaderboard, board.engine, board.now(), lambda _: None, repair=repair)
 
 

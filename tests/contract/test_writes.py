@@ -141,6 +141,7 @@ def test_batches_at_once_count_each_submission_once_and_keep_everybodys_order(
     assert sorted(points for batch in told for points in batch if points is not None) == sorted(
         list(range(1, each + 1)) * len(players)
     ), "every submission has been told the points it led to, and no two the same"
+    leaderboard.strays.bring_home(Deadline.after(10))
     assert leaderboard.stats(shard_map.name, Deadline.after(10)).points_sum == batches * size
 
 

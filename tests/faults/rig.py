@@ -43,13 +43,17 @@ _HEAL_S = 40.0
 
 @dataclass(slots=True)
 class Rig:
-    """Servers and a board on them. `leaderboard` and `engine` are the parent's; no child may use them."""
+    """Servers and a board on them. `leaderboard` and `engine` are the parent's; no child may use them.
+
+    `patient` is for looking at what came of it all: a node that is late, once, is no finding.
+    """
 
     home: Path
     servers: ServerSet
     settings: Settings
     engine: Engine
     leaderboard: Leaderboard
+    patient: Leaderboard
     shard_map: ShardMap
 
     def new_board(self) -> None:
@@ -105,6 +109,11 @@ class Rig:
         """Let a paused process go on as if nothing had happened."""
         os.kill(self.servers.pids[name], signal.SIGCONT)
 
+    def write_through(self, name: str) -> None:
+        """From now on the node's file has what it has told others that it has, however busy the disk is."""
+        with self.node(name) as node:
+            node.config_set("appendfsync", "always")
+
     def promote_in_any_case(self, name: str) -> None:
         """Let a replica that has just been started take over, however old its data may be."""
         wait_for_redis(self.servers.ports[name], _HEAL_S)
@@ -145,11 +154,14 @@ def rigged(home: Path, *, ack_replicas: int = 1) -> Iterator[Rig]:
         migrations.upgrade(settings.postgres_dsn)
         engine = connect(settings.postgres_dsn, pool_size=2)
         leaderboard = Leaderboard.connect(settings, known_players=lambda _, players: players)
+        patience = msgspec.structs.replace(settings, ack_timeout_ms=5_000, node_timeout_ms=5_000)
+        patient = Leaderboard.connect(patience, known_players=lambda _, players: players)
         partitions.ensure(engine, months_around(datetime.now(UTC).date()))
         try:
-            rig = Rig(home, servers, settings, engine, leaderboard, None)  # type: ignore[arg-type]
+            rig = Rig(home, servers, settings, engine, leaderboard, patient, None)  # type: ignore[arg-type]
             rig.new_board()
             yield rig
         finally:
             leaderboard.close()
+            patient.close()
             engine.dispose()

@@ -21,6 +21,7 @@ from sharding.functions import Depart, departures, step_call
 from sharding.leaderboard import RankMode, Submission
 from sharding.players import PlayerId
 from sharding.submissions import Status
+from workers.patience import patiently
 from workers.verify import verify
 
 pytestmark = pytest.mark.servers
@@ -98,7 +99,7 @@ def test_the_audit_waits_for_the_replica(damage: Damage) -> None:
         damage.command(keys.slot, "XADD", keys.outbox, "*", "e", b"unheard")
         with pytest.raises(NotDurable):
             rig.leaderboard.outbox.read([keys], 10, Deadline.after(5))
-    (entries,) = rig.leaderboard.outbox.read([keys], 10, Deadline.after(5))
+    (entries,) = patiently(lambda: rig.leaderboard.outbox.read([keys], 10, Deadline.after(5)))
     assert len(entries) == 2
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -39,6 +40,7 @@ from sharding.periods import PeriodKind, period_at
 from sharding.players import PlayerId
 from sharding.submissions import Status
 from workers.drain import drain_shards
+from workers.patience import patiently
 from workers.periods import open_current
 from workers.verify import verify
 
@@ -97,7 +99,7 @@ class Workers:
     def end_worker(self) -> int:
         """Tell the worker to end, as a deployment does, and wait for it; its exit code."""
         self.worker.terminate()
-        return self.worker.wait(30)
+        return self.worker.wait(60)
 
     def stop(self) -> None:
         for process in (self.worker, self.beat):
@@ -205,6 +207,7 @@ class Scene:
         stored = audit.totals(self.engine, self.name.board, self.name.period)
         assert stored.games == submitting.applied > 0
         shard_map = self.leaderboard.maps.published(self.name, Deadline.after(10))
+        self.leaderboard.strays.bring_home(Deadline.after(10))
         verdict = verify(self.leaderboard, self.engine, shard_map, lambda _: None)
         assert (verdict.agrees, verdict.different) == (True, 0)
         print(
@@ -250,7 +253,9 @@ def test_a_worker_that_is_told_to_end_ends_its_drain_first(rig: Rig, tmp_path: P
             assert scene.workers.end_worker() == 0
         shard_map = scene.leaderboard.maps.published(scene.name, Deadline.after(10))
         left = [
-            drain_shards(scene.leaderboard, scene.engine, shard_map, [shard], 500, Deadline.after(30))
+            patiently(
+                partial(drain_shards, scene.leaderboard, scene.engine, shard_map, [shard], 500, Deadline.after(30))
+            )
             for shard in shard_map.shards()
         ]
         assert sum(drained.stored for drained in left) > 0, "submissions went on while nobody drained"
@@ -302,9 +307,13 @@ def test_one_port_tells_what_all_processes_of_a_worker_counted(rig: Rig, tmp_pat
                 lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
             return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
-        wait_until(lambda: told()[f"rangeboard_outbox_entries{board}"] == 0, 30, "no lag is told")
-        counted = told()
-        assert counted[f"rangeboard_audit_lag_seconds{board}"] == 0
+        def caught_up() -> dict[str, float] | None:
+            counted = told()
+            lag = (counted[f"rangeboard_outbox_entries{board}"], counted[f"rangeboard_audit_lag_seconds{board}"])
+            return counted if lag == (0, 0) else None
+
+        counted = wait_until(caught_up, 30, "no lag is told")
+        assert counted
         assert 0 < counted[f"rangeboard_drained_submissions_total{board}"] <= submitting.applied
         stamp = counted['rangeboard_task_succeeded_at_seconds{task="audit.drain_all"}']
         assert 0 <= time.time() - stamp < 60

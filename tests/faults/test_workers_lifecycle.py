@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from played_boards import Played, open_played, rows_of
 from sqlalchemy import Engine
+from waiting import wait_until
 
 from cli.servers import ServerSet
 from records import archives, jobs
@@ -68,7 +69,13 @@ Jobs(board, connect(settings.postgres_dsn, pool_size=6), settings).run(sys.argv[
         line = [sys.executable, "-c", work, job.id]
         ended = subprocess.run(line, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
         assert ended.returncode == (-signal.SIGKILL if point else 0), ended.stderr
-        found = jobs.get(database, job.id)
+
+        def ended_job(job_id: str = job.id) -> jobs.Job | None:
+            """Once PostgreSQL has seen that whoever worked at it is gone."""
+            found = jobs.get(database, job_id)
+            return found if found is not None and found.state != "running" else None
+
+        found = wait_until(ended_job)
         assert found is not None
         assert (found.state, found.problem) == (("failed", jobs.LOST) if point else ("done", None))
     assert board.ranking() == before

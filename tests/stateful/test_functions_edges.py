@@ -65,7 +65,7 @@ def test_a_clock_that_is_behind_stands_still(leaderboard: Leaderboard, open_boar
 def test_a_retry_is_recognised_for_a_whole_window_and_forgotten_after_two(
     leaderboard: Leaderboard, open_board: OpenBoard
 ) -> None:
-    board = RawBoard(leaderboard, open_board(retry_window_ms=700))
+    board = RawBoard(leaderboard, open_board(retry_window_ms=2_000))
     wait_for_window(board, board.call(0, "rb1_find", 0).windows.recent + 1)
     first = apply(board, 2, (ANN, 5, EVENT))
     assert codes(first) == [Code.APPLIED]

@@ -446,7 +446,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def strays_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where they are, until ranges change or somebody finishes their moves: reads have to put them in their places."""
-    monkeypatch.setattr(queue, "_GATHERED_FOR_S", 60.0)
+    monkeypatch.setattr(queue, "_GATHERED_FOR_S", 3_600.0)
 
 
 @pytest.mark.usefixtures("clock", "strays_stay")

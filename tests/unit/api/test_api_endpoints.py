@@ -48,13 +48,13 @@ def _environ(body: bytes = b"", **given: Any) -> dict[str, Any]:
 
 def test_the_time_that_a_client_takes_to_send_is_its_own() -> None:
     def slowly(_: object, most_bytes: int) -> None:
-        time.sleep(0.06)
+        time.sleep(0.6)
 
     def hello(call: Call[Asking, None]) -> Greeting:
         assert not call.deadline.passed
         return Greeting("hello")
 
-    hasty = Settings(request_deadline_ms=50)
+    hasty = Settings(request_deadline_ms=500)
     assert _serve(hello, settings=hasty, reads=slowly)(_environ()).status == 200
 
 

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from waiting import wait_until
 
+from api import caches
+from api import names as names_module
 from api.auth import Keys, Scope
 from api.boards import BoardRules
 from api.caches import Cache
@@ -69,7 +71,8 @@ def records() -> Records:
 
 
 @pytest.fixture
-def cache(records: Records) -> Cache[str, object]:
+def cache(records: Records, monkeypatch: pytest.MonkeyPatch) -> Cache[str, object]:
+    monkeypatch.setattr(caches, "PATIENCE_S", 10.0)  # or a busy moment of this machine would give the old value
     return Cache(records.get, fresh_s=5, most=3, clock=records.clock)
 
 
@@ -210,8 +213,11 @@ def test_nobody_waits_for_names_that_are_aging(records: Records) -> None:
     assert len(records.asked) == 2  # one question for all three, and fresh again
 
 
-def test_names_that_age_at_the_same_time_are_asked_for_in_one_question(records: Records) -> None:
+def test_names_that_age_at_the_same_time_are_asked_for_in_one_question(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many players look at their own ranks: one each would cost as much as the ranks."""
+    monkeypatch.setattr(names_module, "_GATHERED_FOR_S", 1.0)
     players = [PlayerId(f"p{number}") for number in range(50)]
     records.values = dict.fromkeys(map(str, players), 1)
     names = Names(records.profiles, clock=records.clock)

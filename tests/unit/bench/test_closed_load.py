@@ -25,7 +25,7 @@ def test_it_ends_with_its_requests_and_has_all_their_answers() -> None:
 
 def test_when_time_is_up_it_waits_for_what_it_has_sent() -> None:
     def slow(_: int) -> bytes:
-        time.sleep(0.2)
+        time.sleep(1)
         return OK
 
     with answering(slow) as url:
@@ -34,7 +34,7 @@ def test_when_time_is_up_it_waits_for_what_it_has_sent() -> None:
 
 
 def test_who_is_never_answered_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "_GRACE_S", 0.1)
+    monkeypatch.setattr(load, "_GRACE_S", 1.0)
     with answering(lambda number: OK if number else b"HTTP/1.1 200 OK\r\n") as url:
         seen = load.run(url, repeat(load.get("/"), 2), connections=2, seconds=0.1)
     assert (len(seen.latencies), seen.failed) == (1, 1)

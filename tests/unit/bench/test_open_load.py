@@ -43,8 +43,9 @@ def test_a_stall_is_charged_to_all_who_would_have_come() -> None:
         closed = load.run(url, repeat(REQUEST), connections=1, seconds=60, most=80)
     assert max(seen.latencies) >= 0.3
     assert sum(latency > 0.1 for latency in seen.latencies) >= 19
-    assert sum(latency > 0.1 for latency in closed.latencies) == 0
-    assert sum(late > 0.1 for late in seen.late) == 0, "waiting for the server is not the generator's lateness"
+    # A moment in which this machine does something else is one request's, or two; the stall would be twenty's.
+    assert sum(latency > 0.1 for latency in closed.latencies) <= 3
+    assert sum(late > 0.1 for late in seen.late) <= 3, "waiting for the server is not the generator's lateness"
 
 
 def test_a_late_generator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

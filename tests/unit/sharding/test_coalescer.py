@@ -194,7 +194,7 @@ def test_a_batch_larger_than_the_queue_is_taken_where_nobody_waits(pool: ThreadP
 def test_of_a_batch_that_runs_out_of_time_each_is_told_what_became_of_it(pool: ThreadPoolExecutor) -> None:
     """Those that left in time are applied, and those that did not are not, and never sent afterwards."""
     office = Office(pool, Gate(), most_together=2)
-    deadline = Deadline.after(0.2)
+    deadline = Deadline.after(1)
     batch = office.submit_batch([1, 2, 3, 4], deadline)
     wait_until(lambda: deadline.passed)
     office.gate.let_through()
@@ -207,7 +207,7 @@ def test_of_a_batch_that_runs_out_of_time_each_is_told_what_became_of_it(pool: T
 def test_a_batch_that_is_out_of_time_in_anothers_call_is_unknown(pool: ThreadPoolExecutor) -> None:
     office = Office(pool, Gate())
     first = office.submit(0)
-    hasty, patient = office.submit_batch([1, 2], Deadline.after(0.3)), office.submit_batch([3, 4])
+    hasty, patient = office.submit_batch([1, 2], Deadline.after(1)), office.submit_batch([3, 4])
     office.gate.let_through()
     assert first.result().points == 0
     assert [written.status for written in hasty.result(LONG_S)] == [Status.UNKNOWN] * 2
@@ -336,7 +336,7 @@ def test_out_of_time_in_the_queue_means_not_applied(pool: ThreadPoolExecutor) ->
 def test_out_of_time_in_a_call_means_unknown(pool: ThreadPoolExecutor) -> None:
     office = Office(pool, Gate())
     first = office.submit(0)
-    hasty = office.submit(1, Deadline.after(0.3))
+    hasty = office.submit(1, Deadline.after(1))
     patient = office.submit(2)
     office.gate.let_through()
     assert first.result().points == 0
