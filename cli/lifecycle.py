@@ -118,12 +118,12 @@ def verify(data_dir: Path, board: str, period: str | None, repair: bool, as_json
             report(compared, rows)
 
         verdict = compare(target.leaderboard, target.engine, shard_map, progress, repair=repair)
-    show(asdict(verdict) | {"agrees": verdict.agrees}, as_json=as_json, table=_told(verdict))
+    show(asdict(verdict) | {"agrees": verdict.agrees}, as_json=as_json, table=_told(verdict, shard_map.name))
     if not verdict.agrees:
         raise SystemExit(1)
 
 
-def _told(verdict: Verdict) -> str:
+def _told(verdict: Verdict, name: BoardPeriod) -> str:
     if not verdict.different and verdict.agrees:
         return f"[green]No difference[/]: {verdict.rows_in_redis:,} players, the same points in Redis and in the audit."
     lines = [
@@ -134,6 +134,7 @@ def _told(verdict: Verdict) -> str:
     if verdict.players_in_audit != verdict.rows_in_redis and verdict.different == verdict.repaired:
         lines.append(
             "Everybody's points agree: players began to play or moved meanwhile, or one has rows in two shards:"
-            " run [bold]rangeboard scrub[/], which takes away the older one, then verify again."
+            f" run [bold]rangeboard scrub --board {name.board} --period {name.period}[/], which takes away the older,"
+            " and verify again."
         )
     return "\n".join(lines)

@@ -3,10 +3,11 @@
 A port that the system hands out (`bind` to 0) lies in that range, and after a restart some client's connection may sit
 on it. A cluster node listens on a second port as well, its own plus 10,000, and that one has to be free too.
 
-Between the choice and the server's `listen` lie seconds, in which another process may choose too. So a process marks
-what it has chosen, as long as it lives: on Linux, by a name among those of sockets that are no files.
+Between the choice and the server's `listen` lie seconds, in which another process may choose too. So a process reserves
+what it has chosen for as long as it lives: on Linux, by a name among those of sockets that are no files.
 """
 
+import errno
 import random
 import socket
 import sys
@@ -15,6 +16,8 @@ from cli.errors import StackError
 
 BUS_OFFSET = 10_000
 FIRST, LAST = 17_000, 22_700  # with the bus 27,000-32,700; Linux lends from 32,768, macOS from 49,152
+
+_reserved: set[int] = set()
 
 
 def free_ports(count: int, *, avoid: frozenset[int] = frozenset()) -> list[int]:
@@ -27,24 +30,27 @@ def free_ports(count: int, *, avoid: frozenset[int] = frozenset()) -> list[int]:
         for port in random.sample(range(FIRST, LAST), LAST - FIRST):
             if len(found) == count:
                 break
-            if port not in avoid and is_free(port) and is_free(port + BUS_OFFSET) and _is_mine(port):
+            taken = port in avoid or port in _reserved or not (is_free(port) and is_free(port + BUS_OFFSET))
+            if not taken and reserve(port):
                 found.append(port)
     if len(found) < count:
         raise StackError(f"{count} free ports are needed between {FIRST} and {LAST}, and there are {len(found)}.")
     return found
 
 
-def _is_mine(port: int) -> bool:
-    """Whether no living process has chosen the port, this one among them; from now on this one has."""
-    if sys.platform != "linux":
-        return True
-    mark = socket.socket(socket.AF_UNIX)
-    try:
-        mark.bind(f"\0rangeboard-port-{port}")
-    except OSError:
-        mark.close()
-        return False
-    mark.detach()  # open until the process ends
+def reserve(port: int) -> bool:
+    """Keep other processes from choosing this port; False if one that lives has reserved it."""
+    if sys.platform == "linux" and port not in _reserved:
+        name = socket.socket(socket.AF_UNIX)
+        try:
+            name.bind(f"\0rangeboard-port-{port}")
+        except OSError as error:
+            name.close()
+            if error.errno == errno.EADDRINUSE:
+                return False
+        else:
+            name.detach()  # open until the process ends
+    _reserved.add(port)
     return True
 
 

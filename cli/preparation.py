@@ -14,7 +14,7 @@ import msgspec
 
 from cli import programs
 from cli.errors import StackError
-from cli.ports import BUS_OFFSET, free_ports, is_free
+from cli.ports import BUS_OFFSET, free_ports, is_free, reserve
 from cli.postgres import make_home
 from cli.stack import Stack
 from cli.state import DataDirectory, StackState, new_key
@@ -71,7 +71,8 @@ def checked_ports(ports: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
     checked, notes = dict(ports), []
     for name, port in ports.items():
         bus_free = is_free(port + BUS_OFFSET) if name.startswith("redis-") else True
-        if not (is_free(port) and bus_free):
+        # The API's port is whatever it was asked to be; whoever asks may have reserved it.
+        if not (is_free(port) and bus_free and (name == "api" or reserve(port))):
             checked[name] = free_ports(1, avoid=frozenset(checked.values()))[0]
             notes.append(f"port {port} of {name} is in use by somebody else; it moves to {checked[name]}")
     return checked, notes
@@ -89,9 +90,9 @@ def _new_state(directory: DataDirectory, wishes: Wishes, given: Settings) -> Sta
     names = [f"redis-{place}" for place in range(1, primaries * (1 + replicas) + 1)]
     names += ["broker", "postgres", "metrics", "worker-metrics"]
     ports = dict(zip(names, free_ports(len(names), avoid=frozenset({given.api_port})), strict=True))
-    if given.metrics_port and is_free(given.metrics_port):
+    if given.metrics_port and is_free(given.metrics_port) and reserve(given.metrics_port):
         ports["metrics"] = given.metrics_port
-    if given.worker_metrics_port and is_free(given.worker_metrics_port):
+    if given.worker_metrics_port and is_free(given.worker_metrics_port) and reserve(given.worker_metrics_port):
         ports["worker-metrics"] = given.worker_metrics_port
     home = make_home(directory.path / "postgres")
     return StackState(

@@ -106,12 +106,17 @@ class ServerSet:
         self._running[name] = self._programs[name].popen(self._logs / f"{name}.log")
 
     def kill(self, name: str) -> None:
-        """End a process as a crash would, and return once it is gone, and what it had started as well."""
+        """End a process as a crash would, and return once it is gone; StackError if what it had started goes on.
+
+        PostgreSQL does not start again while a backend of the one before it has the shared memory.
+        """
         process = self._running.pop(name)
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
-        psutil.wait_procs(children, STOP_DEADLINE_S)
+        _, alive = psutil.wait_procs(children, STOP_DEADLINE_S)
+        if alive:
+            raise StackError(f"{name} is gone, and processes that it had started are not: {alive}")
 
     def stop(self) -> None:
         """End everything. The data of the nodes stay in the data directory; PostgreSQL's are removed."""

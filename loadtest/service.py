@@ -35,7 +35,7 @@ class Service:
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {api_key}"
         # All that is asked here may be asked twice. A service whose processes are being killed closes connections.
-        again = Retry(8, status=0, backoff_factor=0.3, backoff_max=5, allowed_methods=None)
+        again = Retry(3, status=0, backoff_factor=0.3, allowed_methods=None)
         for scheme in ("http://", "https://"):
             adapter = HTTPAdapter(pool_connections=_CONNECTIONS, pool_maxsize=_CONNECTIONS, max_retries=again)
             self._session.mount(scheme, adapter)

@@ -30,7 +30,7 @@ hypothesis_settings.load_profile("tests")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerSet]:
     """A formed cluster of 3 primaries and 3 replicas, a broker, and an empty PostgreSQL."""
     home: Path = tmp_path_factory.mktemp("servers")
-    # A busy moment of this machine is no defect of what is tested here; tests of silent nodes have nodes of their own.
+    # A busy moment of this machine is no defect of what is tested here; who tests silent nodes is less patient.
     patient = Settings(ack_timeout_ms=2_500, node_timeout_ms=2_500)
     running = ServerSet(home, settings=patient, library=Library(LIBRARY_NAME, library_code()))
     try:

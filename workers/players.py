@@ -32,7 +32,7 @@ log = structlog.get_logger()
 #: Longer than any request takes, and than any process remembers that a player is not hidden.
 SETTLED_S = 60.0
 _MOST_CHANGES = 1_000
-_MOST_LOOKS = 3
+_MOST_TURNS = 3
 _MOST_ERASURES = 100
 _STEP_S = 10.0
 _DRAIN_S = 60.0
@@ -43,13 +43,14 @@ def settle_visibility(leaderboard: Leaderboard, engine: Engine, now: datetime, *
     changed = players.visibility_changed(engine, most=_MOST_CHANGES)
     wanted = {PlayerId(player): hidden for player, hidden in changed.items()}
     newer = wanted
-    for _ in range(_MOST_LOOKS):
+    for _ in range(_MOST_TURNS):
         if not newer:
             break
         leaderboard.hide_everywhere(_open(engine, now), newer, Deadline.after(_STEP_S))
-        # Whom somebody changed meanwhile the API has told so, and this has told the opposite, maybe after that.
-        changed = players.visibility_changed(engine, most=_MOST_CHANGES)
-        newer = {player: changed[player] for player in newer if changed.get(player, newer[player]) != newer[player]}
+        # Where somebody changed a wish meanwhile, the API has told the boards the new one, and this may have told them
+        # the older one after that.
+        hidden = players.hidden_among(engine, newer)
+        newer = {player: player in hidden for player, was in newer.items() if (player in hidden) is not was}
     if wanted:
         players.visibility_settled(engine, wanted, after_s=settled_s)
     return len(wanted)

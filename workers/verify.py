@@ -86,7 +86,7 @@ def verify(
     compared = comparison.fold(progress)
     if comparison.different or comparison.count() != compared:
         comparison.walk()
-    rows = comparison.count_at_rest(compared)
+    rows = comparison.count_when_settled(compared)
     return Verdict(compared, rows, comparison.different, comparison.repaired, comparison.listed)
 
 
@@ -126,11 +126,14 @@ class _Comparison:
         """How many rows there are, those of hidden players among them."""
         return self._leaderboard.lifecycle.count(self._map, Deadline.after(_STEP_S))
 
-    def count_at_rest(self, compared: int) -> int:
-        """The same; while nothing but the count differs, it is taken anew: who is on the way is in no shard."""
+    def count_when_settled(self, compared: int) -> int:
+        """The same, anew while it lacks rows that were compared: who is afloat is in no shard.
+
+        Rows too many are told at once: they may be a player's second ones, and who is afloat would hide those.
+        """
         rows = self.count()
         for _ in range(_MOST_COUNTS):
-            if rows == compared or self.different != self.repaired:
+            if rows >= compared or self.different != self.repaired:
                 break
             time.sleep(_BETWEEN_COUNTS_S)
             rows = self.count()

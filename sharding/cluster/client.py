@@ -92,7 +92,7 @@ class Refused(LeaderboardError):
 
 #: Commands that change nothing: for a call of one of these it makes no difference whether it was carried out.
 _READS = frozenset(
-    {"FCALL_RO", "GET", "HGET", "HGETALL", "HMGET", "MGET", "XLEN", "XRANGE", "XREVRANGE", "ZCARD", "ZMSCORE", "ZRANGE"}
+    {"FCALL_RO", "GET", "HGET", "HGETALL", "HMGET", "XLEN", "XRANGE", "XREVRANGE", "ZCARD", "ZMSCORE", "ZRANGE"}
 )
 
 

@@ -251,6 +251,7 @@ def test_everything_killed_at_once_starts_again_with_its_data(command):
         command.up()
         somebody.kill()
     assert time.monotonic() - began < max(2 * READY_S, 3 * command.up_took_s)
+    assert call(command.status(), "GET", "/readyz")[0] == 200
     wait_until(lambda: healthy(command), PATIENCE_S, "everything answers")
     assert points(status, "survivor") == 1
 
@@ -282,6 +283,7 @@ def test_a_node_whose_port_was_taken_comes_back_at_another(command):
         somebody.kill()
         somebody.wait()
     assert f"port {port} of redis-1 is in use by somebody else" in said
+    assert call(command.status(), "GET", "/readyz")[0] == 200
     wait_until(lambda: healthy(command), PATIENCE_S, "everything answers")
     assert points(command.status(), "survivor") == 1
 

@@ -13,7 +13,7 @@ from cli.errors import StackError
 from cli.servers import ServerSet, wait_for_redis
 from sharding.cluster import executor
 from sharding.cluster.executor import form, observe
-from sharding.cluster.formation import FormationError, Library, Plan, Shape, plan
+from sharding.cluster.formation import FormationError, Library, Node, Plan, Shape, plan
 
 pytestmark = pytest.mark.servers
 
@@ -40,8 +40,12 @@ def ask(address: str) -> "redis.Redis":
 
 
 def test_the_fixed_point_is_a_whole_cluster(formed, addresses):
-    nodes = observe(addresses)
-    wait_until(lambda: plan(observe(addresses), SHAPE) == Plan())
+    def whole() -> list[Node] | None:
+        nodes = observe(addresses)
+        return nodes if plan(nodes, SHAPE) == Plan() else None
+
+    nodes = wait_until(whole)
+    assert nodes
     assert sorted(sum(map(len, node.slots)) for node in nodes) == [0, 0, 0, 5461, 5461, 5462]
     assert all(node.libraries == {(LIBRARY.name, LIBRARY.digest)} for node in nodes), "replicas have it by replication"
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from cli.servers import ServerSet
@@ -419,8 +420,14 @@ def paused_replicas(leaderboard: Leaderboard, servers: ServerSet) -> Iterator[No
 
 def test_a_move_that_cannot_be_finished_now_is_no_absence(departed: Filled, servers: ServerSet) -> None:
     """The player is on the board. To say `not found` because a shard is in trouble would be a wrong answer."""
-    with paused_replicas(departed.leaderboard, servers), pytest.raises(Unavailable):
-        departed.leaderboard.standing(departed.name, PlayerId("ann"), Deadline.after(5))
+    # sooner than anybody takes the silent ones for dead
+    hasty = msgspec.structs.replace(servers.settings, ack_timeout_ms=300)
+    other = Leaderboard.connect(hasty, known_players=lambda _, players: players)
+    try:
+        with paused_replicas(departed.leaderboard, servers), pytest.raises(Unavailable):
+            other.standing(departed.name, PlayerId("ann"), Deadline.after(5))
+    finally:
+        other.close()
     assert departed.leaderboard.standing(departed.name, PlayerId("ann"), soon()).row.rank == 1
 
 

@@ -96,6 +96,22 @@ def test_a_row_that_no_submission_made_is_taken_away(open_one: OpenBoard, moved:
     assert compare(board).agrees
 
 
+def test_who_is_afloat_while_the_rows_are_counted_is_no_difference(
+    open_one: OpenBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a player is in no shard for a moment. Rows too many are told at once: they do not go away."""
+    board = open_one()
+    board.play(20, 40)
+    lifecycle = board.leaderboard.lifecycle
+    count, missing = lifecycle.count, iter([1, 1, 2, 1])
+    monkeypatch.setattr(lifecycle, "count", lambda *given: count(*given) - next(missing, 0))
+    assert compare(board) == Verdict(20, 20, 0, 0, [])
+    counted: list[int] = []
+    monkeypatch.setattr(lifecycle, "count", lambda *given: counted.append(count(*given)) or counted[-1] + 1)
+    assert compare(board) == Verdict(20, 21, 0, 0, [])
+    assert len(counted) == 2
+
+
 def test_a_healthy_board_has_no_difference_while_it_plays(open_one: OpenBoard) -> None:
     """What is submitted meanwhile is told from a difference, and a repair touches nothing of it."""
     board = open_one()

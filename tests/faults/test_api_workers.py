@@ -83,4 +83,5 @@ def test_workers_killed_at_every_step_of_a_move_lose_nothing(dying: RunningStack
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     repairs = wait_until(scrubbed, 60.0, "nobody else scrubs")
+    assert "scrub_repaired" not in (Path(dying.status["logs"]) / "worker.log").read_text(), "nor did the workers' own"
     assert repairs["pointed"] == repairs["buried"] == repairs["restored"] == 0, repairs

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +15,7 @@ from faults.damage import Damage
 from faults.rig import Rig
 from faults.scenarios import running
 
+import sharding.scrub
 from cli.scrub import scrub as scrub_command
 from records import boards
 from records.leases import lease
@@ -69,6 +72,33 @@ def test_an_entry_that_is_missing_or_older_is_pointed_to_the_row(damage: Damage,
     damage.set_entry("ann", entry)
     assert scrubbed(damage) == {"pointed": 1}
     assert damage.entry("ann") == where
+
+
+def test_a_row_that_is_a_new_one_by_the_second_look_is_left_to_its_move(
+    damage: Damage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who left and came back between the looks has just arrived: the directory is about to hear of it."""
+    where = damage.play("ann", 5, 300)
+    packed = damage.packed("ann", where.shard)
+    assert packed is not None
+    damage.set_entry("ann", None)
+    rig, anew = damage.rig, Entry(where.shard, where.epoch + 2)
+    worker = Scrub(rig.patient.functions, rig.patient.directory, lambda *_: (0, {}), settle_s=0.05)
+
+    def whole_pass() -> Repairs:
+        done = Repairs()
+        assert worker.run(rig.shard_map, Deadline.after(30), players_per_s=1e9, repairs=done) is None
+        return done
+
+    with monkeypatch.context() as patch:
+        come_back = SimpleNamespace(
+            monotonic=time.monotonic, sleep=lambda _: damage.set_row("ann", where.shard, packed, anew.epoch)
+        )
+        patch.setattr(sharding.scrub, "time", come_back)
+        assert whole_pass().total == 0
+    assert damage.entry("ann") is None
+    assert whole_pass().pointed == 1
+    assert damage.entry("ann") == anew
 
 
 def test_an_older_row_elsewhere_is_a_ghost(damage: Damage) -> None:

@@ -40,7 +40,7 @@ def test_an_unknown_command_is_refused():
 
 @pytest.mark.parametrize("command", ["status", "up", "down"])
 def test_the_stacks_own_commands_wait_for_no_others(command):
-    """Half of what the operator's import takes is PostgreSQL's and the boards'."""
+    """The clients of PostgreSQL and of the boards are what takes long to import."""
     heavy = "{'sqlalchemy', 'alembic', 'sharding.leaderboard', 'celery', 'flask'}"
     start = f"""
 import sys

@@ -12,7 +12,7 @@ import pytest
 
 from cli import ports, preparation
 from cli.errors import StackError
-from cli.ports import BUS_OFFSET, free_ports, is_free
+from cli.ports import BUS_OFFSET, free_ports, is_free, reserve
 from cli.preparation import Wishes, checked_ports, prepare
 from cli.stack import Stack
 from cli.state import DataDirectory
@@ -119,7 +119,7 @@ def test_free_ports_are_free_with_their_bus_port_and_below_the_ephemeral_ones():
         assert is_free(port + BUS_OFFSET)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is marked")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is reserved")
 def test_no_two_living_processes_choose_the_same_port(monkeypatch):
     """Though nobody listens there yet."""
     other = "import sys; from cli.ports import free_ports; print(*free_ports(20), flush=True); sys.stdin.read()"
@@ -130,8 +130,10 @@ def test_no_two_living_processes_choose_the_same_port(monkeypatch):
         monkeypatch.setattr(ports.random, "sample", lambda *_: theirs_first)
         assert len(theirs) == 20
         assert theirs.isdisjoint(free_ports(20))
+        assert not any(reserve(port) for port in theirs)
         process.communicate()
     assert set(free_ports(20)) == theirs
+    assert all(reserve(port) for port in theirs), "what is reserved already is this process's own"
 
 
 def test_more_ports_than_there_are_is_a_sentence():
