@@ -89,7 +89,6 @@ class Wishes:
 @click.option("--read-p99-ms", type=float, default=_LIMITS.read_p99_ms, help="Threshold.")
 @click.option("--failed-percent", type=float, default=_LIMITS.failed_percent, help="Threshold.")
 @click.option("--late-p99-ms", type=float, default=_LIMITS.late_p99_ms, help="Threshold for the generator itself.")
-@click.option("--unsent-percent", type=float, default=_LIMITS.unsent_percent, help="Threshold for the generator, too.")
 @click.option("--settle", type=float, default=60.0, help="Seconds that the audit may take to catch up.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the HTML report.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A new folder, for ledgers and measurements to stay in.")
@@ -104,17 +103,12 @@ def main(
     read_p99_ms: float,
     failed_percent: float,
     late_p99_ms: float,
-    unsent_percent: float,
     **wishes: Any,
 ) -> None:
     """Send the load of many players to a running service, and check afterwards that what counts is what was sent."""
     console = Console()
     limits = Limits(
-        write_p99_ms=write_p99_ms,
-        read_p99_ms=read_p99_ms,
-        failed_percent=failed_percent,
-        late_p99_ms=late_p99_ms,
-        unsent_percent=unsent_percent,
+        write_p99_ms=write_p99_ms, read_p99_ms=read_p99_ms, failed_percent=failed_percent, late_p99_ms=late_p99_ms
     )
     try:
         target = _target(url, key, dsn, stack)

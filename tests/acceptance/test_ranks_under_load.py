@@ -37,7 +37,7 @@ from sharding.shard_map import ShardMap, cut_after
 pytestmark = pytest.mark.servers
 
 READS = int(os.environ.get("RANKS_READS", "400"))
-RATE = int(os.environ.get("RANKS_RATE", "250"))
+RATE = int(os.environ.get("RANKS_RATE", "500"))
 STANDING = [f"standing-{number}" for number in range(40)]
 MOVERS = [f"mover-{number}" for number in range(400)]
 TOGETHER, READERS, WRITERS = 50, 3, 2
@@ -165,7 +165,7 @@ def test_every_rank_is_right_at_some_moment_of_its_request(
             cuts = [cut_after(20 + 30 * part + shift, current.board.order) for part in range(len(shard_map.ranges) - 1)]
             current = leaderboard.rebalancer.switch(current.recut(sorted(cuts)))
             left = leaderboard.rebalancer.move_strays(
-                current, Deadline.after(30), players_per_s=min(1_000, 2 * RATE), report=lambda _: None
+                current, Deadline.after(30), players_per_s=1_000, report=lambda _: None
             )
             told["moved"] += left.moved
             told["maps"] += 1

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.servers
 
 SHAPE = Shape(3, 1, Library(LIBRARY_NAME, library_code()))
 #: What a call may take beyond its deadline, on a machine that has other things to do.
-GRACE_S = 1.0
+GRACE_S = 0.3
 #: For a replica that works, on such a machine: what a busy moment must not spoil.
 PATIENT_MS = 4_000
 
@@ -514,7 +514,7 @@ def test_a_paused_primary_costs_nobody_more_than_the_deadline(
     failed = [seconds for _, seconds, fine in ledger.took if not fine]
     assert sum(seconds < 0.05 for seconds in failed) > len(failed) / 2, "most did not have to wait"
     assert len(untouched.unconfirmed) == len(untouched.took)
-    assert max(seconds for _, seconds, _ in untouched.took) < 1.0, "nobody else waits for the node that is silent"
+    assert max(seconds for _, seconds, _ in untouched.took) < GRACE_S, "nobody else waits for the node that is silent"
     members = ledger_members(field_, slot)
     assert ledger.unconfirmed <= members
     assert ledger.refused & members == set()
@@ -635,8 +635,8 @@ def test_a_timeout_never_hands_a_reply_to_the_next_caller(field_: Field, connect
         try:
             for _ in range(4):
                 with field_.paused(address):
-                    time.sleep(0.12)  # longer than the node's timeout
-                time.sleep(0.1)
+                    time.sleep(0.12)  # the harm itself: a pause longer than the node's timeout
+                time.sleep(0.1)  # and a while without one, in which late replies come
             before = sum(answered)
             wait_until(lambda: sum(answered) > before + 100)
         finally:

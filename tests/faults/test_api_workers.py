@@ -55,7 +55,7 @@ def told(stack: RunningStack, *words: str) -> Any:
 
 @pytest.mark.timeout(SECONDS + 300)
 def test_workers_killed_at_every_step_of_a_move_lose_nothing(dying: RunningStack, tmp_path: Path) -> None:
-    """Every acknowledged submission counts once; strays and movers come home; nothing to repair."""
+    """Every acknowledged submission counts once; strays and movers are home within five seconds; nothing to repair."""
     status = tmp_path / "status.json"
     status.write_text(json.dumps(dying.status))
     words = ("--stack", str(status), "--dau", "100000", "--fraction", "1", "--duration", f"{SECONDS:g}", *_UNTIMED)
@@ -70,8 +70,7 @@ def test_workers_killed_at_every_step_of_a_move_lose_nothing(dying: RunningStack
     def is_home() -> bool:
         return sum(view["strays"] + view["leaving"] for view in told(dying, "shards")) == 0
 
-    # Five seconds are promised where nothing dies any more; the sweep still does here, now and then.
-    wait_until(is_home, 20.0, "strays and movers are home")
+    wait_until(is_home, 5.0, "strays and movers are home")
     verdict = told(dying, "verify")
     assert verdict["agrees"], verdict
     assert verdict["rows_in_redis"] > 20

@@ -48,7 +48,7 @@ def _environ(body: bytes = b"", **given: Any) -> dict[str, Any]:
 
 def test_the_time_that_a_client_takes_to_send_is_its_own() -> None:
     def slowly(_: object, most_bytes: int) -> None:
-        time.sleep(0.6)
+        time.sleep(0.6)  # a client that takes longer than a request may
 
     def hello(call: Call[Asking, None]) -> Greeting:
         assert not call.deadline.passed

@@ -25,7 +25,7 @@ def test_it_ends_with_its_requests_and_has_all_their_answers() -> None:
 
 def test_when_time_is_up_it_waits_for_what_it_has_sent() -> None:
     def slow(_: int) -> bytes:
-        time.sleep(1)
+        time.sleep(1)  # a service that answers when the time has long been up
         return OK
 
     with answering(slow) as url:
